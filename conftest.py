@@ -1,0 +1,1 @@
+"""Pytest runs from the checkout or against an installed wheel; the tests are the same."""
