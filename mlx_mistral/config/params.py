@@ -57,7 +57,7 @@ def read_params(data: Mapping[str, Any]) -> ModelConfig:
 
 def _refuse_other_architectures(fields: Fields) -> None:
     # Devstral 2 spells these out as null; any value is another attention.
-    if any([fields.take(key, None) is not None for key in _MLA]):
+    if any(fields.take(key, None) is not None for key in _MLA):
         raise ConfigError(
             "params.json describes multi-head latent attention (Mistral Large 3, Mistral Small 4); "
             "this version runs grouped-query models only"

@@ -1,0 +1,66 @@
+"""Grouped-query attention over a key/value cache."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mistral.cache import Band, KVCache, Mask
+from mlx_mistral.config import ModelConfig
+
+from .banded import banded_attention
+from .rope import RotaryEmbedding
+
+
+class Attention(nn.Module):
+    """Grouped-query attention.
+
+    Shapes: B batch, T new tokens, S visible tokens, H query heads, K key/value heads,
+    D head_dim. The fused kernel shares K among H, so memory stays at K heads.
+    Source: arXiv:2305.13245; arXiv:2310.06825, section 2.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self._head_dim = config.head_dim
+        self._scale = config.head_dim**-0.5
+        query_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.dim, query_dim, bias=False)
+        self.k_proj = nn.Linear(config.dim, kv_dim, bias=False)
+        self.v_proj = nn.Linear(config.dim, kv_dim, bias=False)
+        self.o_proj = nn.Linear(query_dim, config.dim, bias=False)
+        self.rope = RotaryEmbedding(config)
+
+    def __call__(
+        self,
+        x: mx.array,
+        position: mx.array | int,
+        mask: Mask,
+        cache: KVCache | None = None,
+        query_scale: mx.array | None = None,
+    ) -> mx.array:
+        """Shapes: (B, T, dim), position () or (B,) of the first token -> (B, T, dim)."""
+        q = self.rope(self._split_heads(self.q_proj(x)), position)  # (B, H, T, D)
+        k = self.rope(self._split_heads(self.k_proj(x)), position)  # (B, K, T, D)
+        v = self._split_heads(self.v_proj(x))
+        if query_scale is not None:
+            q = q * query_scale.astype(q.dtype)
+        if cache is not None:
+            k, v = cache.update_and_fetch(k, v)  # (B, K, S, D)
+        return self.o_proj(join_heads(attend(q, k, v, self._scale, mask)))
+
+    def _split_heads(self, x: mx.array) -> mx.array:
+        """(B, T, heads * D) -> (B, heads, T, D)."""
+        return mx.unflatten(x, -1, (-1, self._head_dim)).swapaxes(1, 2)
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
+    """Shapes: (B, H, T, D), (B, K, S, D) twice -> (B, H, T, D)."""
+    if isinstance(mask, Band):
+        return banded_attention(q, k, v, scale, mask.window)
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+
+def join_heads(x: mx.array) -> mx.array:
+    """(B, H, T, D) -> (B, T, H * D)."""
+    return x.swapaxes(1, 2).flatten(-2)

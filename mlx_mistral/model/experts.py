@@ -1,0 +1,152 @@
+"""A sparse mixture of experts: each token is worked on by its top-k of E feed-forward blocks.
+
+The experts of a layer are stacked along a first axis, and a gathering matrix product picks
+each token's own, so nothing waits for the router's choice to reach the host.
+Source: arXiv:2401.04088, section 2.1; mistral-inference, moe.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mistral.config import ModelConfig
+
+SORT_FROM = 4
+"""Routed tokens an expert, on average, from which sorting them by expert pays."""
+
+
+class SparseMoE(nn.Module):
+    """Router and experts. Named as in Mixtral's checkpoints: `gate`, `switch_mlp`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.moe is not None
+        self._top_k = config.moe.num_experts_per_tok
+        self.gate = nn.Linear(config.dim, config.moe.num_experts, bias=False)
+        self.switch_mlp = Experts(config.moe.num_experts, config.dim, config.hidden_dim)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, T, dim) -> (B, T, dim)."""
+        chosen, weights = self.route(x)
+        out = self.switch_mlp(x, chosen)
+        return (out * weights[..., None]).sum(axis=-2).astype(x.dtype)
+
+    def route(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Each token's top-k experts and their shares, a float32 softmax over the k.
+
+        Shapes: (B, T, dim) -> (B, T, k) ints, (B, T, k) floats.
+        """
+        scores = self.gate(x)
+        chosen = mx.stop_gradient(mx.argpartition(scores, kth=-self._top_k, axis=-1))
+        chosen = chosen[..., -self._top_k :]
+        scores = mx.take_along_axis(scores, chosen, axis=-1)
+        return chosen, mx.softmax(scores.astype(mx.float32), axis=-1)
+
+
+class Experts(nn.Module):
+    """E SwiGLU blocks as three stacks of matrices."""
+
+    def __init__(self, num_experts: int, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self._num_experts = num_experts
+        self.gate_proj = ExpertLinear(num_experts, dim, hidden_dim)
+        self.up_proj = ExpertLinear(num_experts, dim, hidden_dim)
+        self.down_proj = ExpertLinear(num_experts, hidden_dim, dim)
+
+    def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
+        """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
+        if chosen.size >= SORT_FROM * self._num_experts:
+            return self._sorted(x, chosen)
+        return self._run(x[..., None, None, :], chosen, False).squeeze(-2)
+
+    def _sorted(self, x: mx.array, chosen: mx.array) -> mx.array:
+        """Tokens in the order of their experts, so that each matrix is read once."""
+        top_k = chosen.shape[-1]
+        flat = chosen.flatten()
+        order = mx.argsort(flat)
+        rows = x.flatten(0, -2)[order // top_k][:, None]  # (B * T * k, 1, dim)
+        out = self._run(rows, flat[order], True).squeeze(-2)
+        return out[mx.argsort(order)].reshape(*chosen.shape, -1)
+
+    def _run(self, x: mx.array, chosen: mx.array, is_sorted: bool) -> mx.array:
+        hidden = nn.silu(self.gate_proj(x, chosen, is_sorted)) * self.up_proj(x, chosen, is_sorted)
+        return self.down_proj(hidden, chosen, is_sorted)
+
+
+class ExpertLinear(nn.Module):
+    """E linear maps without bias; each row of the input goes through the chosen one."""
+
+    def __init__(self, num_experts: int, input_dims: int, output_dims: int) -> None:
+        super().__init__()
+        bound = input_dims**-0.5
+        shape = (num_experts, output_dims, input_dims)
+        self.weight = mx.random.uniform(low=-bound, high=bound, shape=shape)
+
+    def __call__(self, x: mx.array, chosen: mx.array, is_sorted: bool = False) -> mx.array:
+        """Shapes: (..., 1, in), experts (...) -> (..., 1, out)."""
+        weight = self.weight
+        if weight.dtype != mx.float32 and mx.default_device() == mx.cpu:
+            # The CPU backend gathers float32 alone. Slow, but `--dtype` means what it says.
+            return self._gather(x.astype(mx.float32), weight.astype(mx.float32), chosen, is_sorted)
+        return self._gather(x, weight, chosen, is_sorted)
+
+    def _gather(self, x: mx.array, weight: mx.array, chosen: mx.array, is_sorted: bool) -> mx.array:
+        out = mx.gather_mm(x, weight.swapaxes(-1, -2), rhs_indices=chosen, sorted_indices=is_sorted)
+        return out.astype(self.weight.dtype)
+
+    def to_quantized(
+        self,
+        group_size: int | None = None,
+        bits: int | None = None,
+        mode: str = "affine",
+        **_: Any,
+    ) -> QuantizedExpertLinear:
+        """Called by `mlx.nn.quantize`."""
+        num_experts, output_dims, input_dims = self.weight.shape
+        quantized = QuantizedExpertLinear(
+            num_experts, input_dims, output_dims, group_size, bits, mode, weight=self.weight
+        )
+        return quantized
+
+
+class QuantizedExpertLinear(nn.Module):
+    """An ExpertLinear whose matrices stay quantized while they are multiplied."""
+
+    def __init__(
+        self,
+        num_experts: int,
+        input_dims: int,
+        output_dims: int,
+        group_size: int | None,
+        bits: int | None,
+        mode: str,
+        *,
+        weight: mx.array | None = None,
+    ) -> None:
+        super().__init__()
+        self.group_size, self.bits, self.mode = group_size, bits, mode
+        if weight is None:
+            weight = mx.zeros((num_experts, output_dims, input_dims))
+        self.weight, self.scales, *biases = mx.quantize(
+            weight, group_size=group_size, bits=bits, mode=mode
+        )
+        self.biases = biases[0] if biases else None
+        self.freeze()
+
+    def __call__(self, x: mx.array, chosen: mx.array, is_sorted: bool = False) -> mx.array:
+        """Shapes: (..., 1, in), experts (...) -> (..., 1, out)."""
+        return mx.gather_qmm(
+            x,
+            self["weight"],
+            self["scales"],
+            self.get("biases"),
+            rhs_indices=chosen,
+            transpose=True,
+            group_size=self.group_size,
+            bits=self.bits,
+            mode=self.mode,
+            sorted_indices=is_sorted,
+        )

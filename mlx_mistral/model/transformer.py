@@ -1,0 +1,127 @@
+"""The model: embeddings, layers, norm, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mistral.cache import KVCache, Mask, attention_mask, make_cache
+from mlx_mistral.config import ModelConfig
+
+from .attention import Attention
+from .experts import SparseMoE
+from .feed_forward import FeedForward
+from .rope import query_scale
+
+
+class Model(nn.Module):
+    """A Mistral language model. Parameters carry the names of converted checkpoints.
+
+    Raises nothing for a token id outside the vocabulary, since looking would mean waiting
+    for the device: such a token makes its row's logits NaN instead of reading other memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self._config = config
+        self.model = Decoder(config)
+        if not config.tied_embeddings:
+            self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._config
+
+    @property
+    def layers(self) -> list[Block]:
+        return self.model.layers
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type that activations have."""
+        return self.model.norm.weight.dtype
+
+    def __call__(self, tokens: mx.array, cache: Sequence[KVCache] | None = None) -> mx.array:
+        """Shapes: (B, T) ints -> (B, T, vocab) logits."""
+        hidden = self.model(tokens, cache)
+        if self._config.tied_embeddings:
+            return self.model.embed_tokens.as_linear(hidden)
+        return self.lm_head(hidden)
+
+    def make_cache(
+        self,
+        *,
+        context: int | None = None,
+        kv_bits: int | None = None,
+        left_padding: Sequence[int] | None = None,
+    ) -> list[KVCache]:
+        """One cache a layer; see `mlx_mistral.cache.make_cache`."""
+        return make_cache(
+            self._config.windows, context=context, kv_bits=kv_bits, left_padding=left_padding
+        )
+
+
+class Decoder(nn.Module):
+    """Embeddings to the last norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self._config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = [Block(config) for _ in range(config.n_layers)]
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+    def __call__(self, tokens: mx.array, cache: Sequence[KVCache] | None = None) -> mx.array:
+        """Shapes: (B, T) ints -> (B, T, dim)."""
+        n_new = tokens.shape[1]
+        # All layers are at the same place; what depends on it alone is made once.
+        position = cache[0].position if cache else mx.array(0)
+        scaling = self._config.query_scaling
+        scale = query_scale(scaling, position, n_new) if scaling else None
+        masks = self._masks(n_new, cache)
+        x = self._embed(tokens)
+        for i, (layer, window) in enumerate(zip(self.layers, self._config.windows, strict=True)):
+            x = layer(x, position, masks[window], cache[i] if cache else None, scale)
+        return self.norm(x)
+
+    def _masks(self, n_new: int, cache: Sequence[KVCache] | None) -> dict[int | None, Mask]:
+        """One mask for each width of window in the model."""
+        if not cache:
+            return {w: attention_mask(n_new, 0, w) for w in set(self._config.windows)}
+        first_of_kind = dict(zip(reversed(self._config.windows), reversed(cache), strict=True))
+        return {window: kind.make_mask(n_new) for window, kind in first_of_kind.items()}
+
+    def _embed(self, tokens: mx.array) -> mx.array:
+        """Rows of the table; NaN for an id that it does not have."""
+        known = (tokens >= 0) & (tokens < self._config.vocab_size)
+        x = self.embed_tokens(mx.where(known, tokens, 0))
+        return mx.where(known[..., None], x, mx.array(float("nan"), x.dtype))
+
+
+class Block(nn.Module):
+    """One layer: attention, then a feed-forward block or a mixture of them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.input_layernorm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        if config.moe:
+            self.block_sparse_moe = SparseMoE(config)
+        else:
+            self.mlp = FeedForward(config.dim, config.hidden_dim)
+
+    def __call__(
+        self,
+        x: mx.array,
+        position: mx.array | int,
+        mask: Mask,
+        cache: KVCache | None = None,
+        query_scale: mx.array | None = None,
+    ) -> mx.array:
+        """Shapes: (B, T, dim) -> (B, T, dim)."""
+        x = x + self.self_attn(self.input_layernorm(x), position, mask, cache, query_scale)
+        feed_forward = self.block_sparse_moe if "block_sparse_moe" in self else self.mlp
+        return x + feed_forward(self.post_attention_layernorm(x))
