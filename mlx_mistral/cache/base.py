@@ -144,7 +144,7 @@ class KVCache(ABC):
         self.offset = offset
 
     def _mask_padding(self, queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
-        return padded_mask(queries, keys, mx.array(self.left_padding), window)
+        return padded_mask(queries, keys, mx.array(self.left_padding or (0,)), window)
 
     def _reserve(self, capacity: int, keys: mx.array, values: mx.array) -> None:
         """Makes room for `capacity` tokens of the shape and type of the given ones."""

@@ -1,5 +1,127 @@
-"""Caches on disk."""
+"""Caches on disk: what was read once need not be read again.
+
+A file holds the keys and values of every layer, the token ids they came from, and the
+fingerprint of the model that made them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_mistral.errors import CacheError, CheckpointError
+
+from .base import KVCache
+
+_FORMAT = "mlx-mistral cache 1"
 
 
-def save_cache(): ...
-def load_cache(): ...
+def save_cache(
+    path: str | Path,
+    cache: Sequence[KVCache],
+    *,
+    fingerprint: str,
+    token_ids: Sequence[int] = (),
+) -> None:
+    """Writes a cache of one text beside `path`, then renames it into place.
+
+    fingerprint: of the model; see `Model.fingerprint`.
+    Raises: CacheError: the cache is empty or of a padded batch, or the disk refuses.
+    """
+    path = Path(path)
+    if any(one.left_padding for one in cache):
+        raise CacheError("a padded batch cannot be saved; save the cache of one text")
+    if not cache or cache[0].empty():
+        raise CacheError("the cache is empty; there is nothing to save")
+    arrays = {"token_ids": mx.array(list(token_ids), dtype=mx.int32)}
+    for i, one in enumerate(cache):
+        for name, buffer in zip(("keys", "values"), one.state, strict=True):
+            arrays[f"{i}.{name}"] = mx.contiguous(buffer[..., : one.size(), :])
+    metadata = {
+        "format": _FORMAT,
+        "fingerprint": fingerprint,
+        "layers": json.dumps([_describe(one) for one in cache]),
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial.safetensors")
+    try:
+        mx.save_safetensors(str(partial), arrays, metadata)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise CacheError(f"cannot write {path}: {error}; check the folder and the disk") from error
+
+
+def load_cache(path: str | Path, cache: Sequence[KVCache], *, fingerprint: str) -> list[int]:
+    """Fills the new caches of a model from a file; returns the token ids they hold.
+
+    cache: as the model's `make_cache` gives them; untouched where the file is refused.
+    Raises: CacheError: the file is of another model or kind of cache, or is damaged.
+    """
+    from mlx_mistral.checkpoint.safetensors import read_header
+
+    path = Path(path)
+    try:
+        header = read_header(path)
+        loaded: Any = mx.load(str(path), return_metadata=True)
+    except (CheckpointError, RuntimeError) as error:
+        raise CacheError(f"{path} is not a cache file: {error}") from error
+    arrays, metadata = loaded
+    if metadata.get("format") != _FORMAT:
+        raise CacheError(f"{path} is not a cache file of this version; make it anew")
+    if metadata.get("fingerprint") != fingerprint:
+        raise CacheError(f"{path} was made by another model; its keys mean nothing to this one")
+    layers = _parse_layers(metadata.get("layers", ""), path)
+    expected = [_describe(one) for one in cache]
+    if [{**a, "offset": 0} for a in layers] != [{**b, "offset": 0} for b in expected]:
+        raise CacheError(f"{path} was made with another context or window; make it anew")
+    offsets = {layer["offset"] for layer in layers}
+    if len(offsets) != 1 or min(offsets) < 1:
+        raise CacheError(f"{path} is damaged: its layers hold different texts")
+    offset = offsets.pop()
+    pairs = [_pair(i, one, offset, header, arrays, path) for i, one in enumerate(cache)]
+    mx.eval(pairs)
+    for one, pair in zip(cache, pairs, strict=True):
+        one.load(pair, offset)
+    return list(arrays["token_ids"].tolist()) if "token_ids" in arrays else []
+
+
+def _describe(cache: KVCache) -> dict[str, Any]:
+    return {"window": cache.window, "limit": cache.limit, "offset": cache.offset}
+
+
+def _parse_layers(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        layers = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{path} is damaged: its description is not JSON") from error
+    keys = {"window", "limit", "offset"}
+    if not isinstance(layers, list) or not all(
+        isinstance(layer, dict) and set(layer) == keys and type(layer["offset"]) is int
+        for layer in layers
+    ):
+        raise CacheError(f"{path} is damaged: its description is incomplete")
+    return layers
+
+
+def _pair(
+    i: int,
+    cache: KVCache,
+    offset: int,
+    header: dict[str, Any],
+    arrays: dict[str, mx.array],
+    path: Path,
+) -> tuple[mx.array, mx.array]:
+    held = offset if cache.window is None else min(offset, cache.window)
+    names = (f"{i}.keys", f"{i}.values")
+    for name in names:
+        if name not in header or len(arrays[name].shape) != 4 or arrays[name].shape[2] != held:
+            raise CacheError(f"{path} is damaged: {name} is missing or has the wrong shape")
+    keys, values = (arrays[name] for name in names)
+    if keys.shape != values.shape or keys.dtype != values.dtype:
+        raise CacheError(f"{path} is damaged: keys and values of layer {i} differ in shape")
+    return keys, values

@@ -106,10 +106,9 @@ class ExpertLinear(nn.Module):
     ) -> QuantizedExpertLinear:
         """Called by `mlx.nn.quantize`."""
         num_experts, output_dims, input_dims = self.weight.shape
-        quantized = QuantizedExpertLinear(
+        return QuantizedExpertLinear(
             num_experts, input_dims, output_dims, group_size, bits, mode, weight=self.weight
         )
-        return quantized
 
 
 class QuantizedExpertLinear(nn.Module):

@@ -13,6 +13,7 @@ from mlx_mistral.config import ModelConfig
 from .attention import Attention
 from .experts import SparseMoE
 from .feed_forward import FeedForward
+from .fingerprint import fingerprint
 from .rope import query_scale
 
 
@@ -45,10 +46,19 @@ class Model(nn.Module):
 
     def __call__(self, tokens: mx.array, cache: Sequence[KVCache] | None = None) -> mx.array:
         """Shapes: (B, T) ints -> (B, T, vocab) logits."""
-        hidden = self.model(tokens, cache)
-        if self._config.tied_embeddings:
-            return self.model.embed_tokens.as_linear(hidden)
-        return self.lm_head(hidden)
+        return self.head(self.model(tokens, cache))
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """Shapes: (B, T, dim) -> (B, T, vocab)."""
+        tied = self._config.tied_embeddings
+        logits: mx.array = (
+            self.model.embed_tokens.as_linear(hidden) if tied else self.lm_head(hidden)
+        )
+        return logits
+
+    def fingerprint(self) -> str:
+        """Names what this model computes; the same for the same weights and configuration."""
+        return fingerprint(self)
 
     def make_cache(
         self,
@@ -82,9 +92,11 @@ class Decoder(nn.Module):
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
         x = self._embed(tokens)
-        for i, (layer, window) in enumerate(zip(self.layers, self._config.windows, strict=True)):
-            x = layer(x, position, masks[window], cache[i] if cache else None, scale)
-        return self.norm(x)
+        caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
+        for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
+            x = layer(x, position, masks[window], one, scale)
+        out: mx.array = self.norm(x)
+        return out
 
     def _masks(self, n_new: int, cache: Sequence[KVCache] | None) -> dict[int | None, Mask]:
         """One mask for each width of window in the model."""

@@ -1,0 +1,28 @@
+"""A short name for what a model computes, so that a saved cache finds its model again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+if TYPE_CHECKING:
+    from .transformer import Model
+
+_SAMPLE = 64
+"""Values of each tensor that are looked at: enough to tell two trainings apart."""
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 over the architecture and the beginning of every tensor, in hexadecimal."""
+    digest = hashlib.sha256(repr(sorted(asdict(model.config).items())).encode())
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    for name, tensor in sorted(parameters.items()):
+        sample = tensor.flatten()[:_SAMPLE]
+        exact = sample.astype(mx.float32) if mx.issubdtype(sample.dtype, mx.floating) else sample
+        digest.update(f"{name} {tensor.shape} {tensor.dtype}".encode())
+        digest.update(bytes(memoryview(exact)))
+    return digest.hexdigest()
