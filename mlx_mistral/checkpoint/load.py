@@ -1,0 +1,117 @@
+"""A folder of weights becomes a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_mistral.errors import CheckpointError
+from mlx_mistral.model import Model
+
+from .dtype import resolve_dtype
+from .files import shown
+from .headers import Headers
+from .parameters import Parameter
+from .reader import Checkpoint
+
+PACKED, SCALE_CODES = "U32", "U8"
+"""Quantized weights, eight 4-bit ones to a word, and the one-byte scales of the MX formats."""
+
+
+def load_model(
+    folder: str | Path, *, dtype: mx.Dtype | str | None = None, lazy: bool = False
+) -> Model:
+    """The model in a folder of any layout: official, Hugging Face or MLX.
+
+    Floats are cast to `dtype` (default: what suits the device); quantized weights stay as they
+    are. Everything is checked against the headers first, then read one tensor at a time, so
+    that memory peaks at the model and one tensor. With `lazy`, weights are read at first use,
+    which must then be on this thread.
+
+    Raises: ModelNotFoundError: no model there. ConfigError: an unsupported architecture.
+        CheckpointError: a file or tensor is missing, left over, malformed or of a wrong shape.
+    """
+    activations = resolve_dtype(dtype)
+    checkpoint = Checkpoint(folder)
+    model = Model(checkpoint.config)
+    _quantize(model, checkpoint.headers)
+    expected = dict(tree_flatten(model.parameters()))
+    check_parameters(checkpoint.parameters, expected, str(folder))
+    loaded = []
+    for name in expected:
+        loaded.append((name, checkpoint.read(name, activations, lazy=lazy)))
+        mx.clear_cache()
+    model.update(tree_unflatten(loaded))
+    model.eval()
+    return model
+
+
+def check_parameters(
+    found: Mapping[str, Parameter], expected: Mapping[str, mx.array], where: str
+) -> None:
+    """Raises: CheckpointError: they differ in names, shapes or kinds of numbers."""
+    for name in expected:
+        if name not in found:
+            raise CheckpointError(
+                f"{where}: the weights lack {name}; the download is incomplete or belongs to "
+                "another configuration"
+            )
+    for name, parameter in found.items():
+        stored = f"{parameter.pieces[0].tensor.file}: {shown(parameter.stored_name)}"
+        if name not in expected:
+            raise CheckpointError(
+                f"{stored} has no place in the model; the weights belong to another configuration"
+            )
+        if parameter.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{stored} makes a {name} of shape {list(parameter.shape)}, the configuration "
+                f"needs {list(expected[name].shape)}; the files do not belong together"
+            )
+        wanted = _stored_kind(expected[name].dtype)
+        if not (parameter.is_float if wanted is None else parameter.dtype == wanted):
+            raise CheckpointError(
+                f"{stored} is {parameter.dtype}; {wanted or 'F32, F16, BF16 or scaled FP8'} "
+                "is expected there"
+            )
+
+
+def _stored_kind(dtype: mx.Dtype) -> str | None:
+    """The one dtype that a packed parameter is stored in; None for floats."""
+    return {mx.uint32: PACKED, mx.uint8: SCALE_CODES}.get(dtype)
+
+
+def _quantize(model: Model, headers: Headers) -> None:
+    """Gives the modules that are stored with scales their quantized form."""
+    quantization = headers.config.quantization
+    stored = {name.removesuffix(".scales") for name in headers.parameters if _is_scales(name)}
+    if stored and quantization is None:
+        raise CheckpointError(
+            f"{min(stored)} is stored quantized, but the configuration has no 'quantization'; "
+            "use the config.json that belongs to the weights"
+        )
+
+    def parameters_of(path: str, module: nn.Module) -> dict[str, int | str] | bool:
+        if path not in stored or quantization is None:
+            return False
+        params = quantization.for_path(path)
+        if params is None or not hasattr(module, "to_quantized"):
+            raise CheckpointError(
+                f"{path} is stored quantized, which its configuration rules out; "
+                "use the config.json that belongs to the weights"
+            )
+        if module.weight.shape[-1] % params.group_size:
+            raise CheckpointError(
+                f"{path} has rows of {module.weight.shape[-1]} weights, which groups of "
+                f"{params.group_size} do not divide; configuration and weights differ"
+            )
+        return {"group_size": params.group_size, "bits": params.bits, "mode": params.mode}
+
+    nn.quantize(model, class_predicate=parameters_of)
+
+
+def _is_scales(name: str) -> bool:
+    return name.endswith(".scales")
