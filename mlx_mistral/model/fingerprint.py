@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 
 if TYPE_CHECKING:
@@ -24,5 +25,5 @@ def fingerprint(model: Model) -> str:
         sample = tensor.flatten()[:_SAMPLE]
         exact = sample.astype(mx.float32) if mx.issubdtype(sample.dtype, mx.floating) else sample
         digest.update(f"{name} {tensor.shape} {tensor.dtype}".encode())
-        digest.update(bytes(memoryview(exact)))
+        digest.update(np.array(exact).tobytes())
     return digest.hexdigest()

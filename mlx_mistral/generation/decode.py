@@ -1,0 +1,85 @@
+"""Decoding one text: a token a pass, the next pass under way while one is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.errors import CheckpointError
+from mlx_mistral.model import Model
+
+from .prefill import Progress, all_or_nothing, prefill
+from .prompt import check_prompt, check_room
+from .sampling import Sampler, Sampling
+
+CLEAR_EVERY = 256
+"""Decoded tokens after which MLX's pool of freed buffers is emptied."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One new token and the logits it was drawn from. Shapes: logits (vocab,)."""
+
+    token: int
+    logits: mx.array
+    is_last: bool
+
+
+def generate_ids(
+    model: Model,
+    prompt: Sequence[int],
+    *,
+    cache: Sequence[KVCache],
+    sampling: Sampling,
+    max_tokens: int,
+    prefill_step_size: int = 512,
+    progress: Progress | None = None,
+) -> Iterator[Step]:
+    """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
+
+    When a token is yielded, the cache holds all tokens up to it, or up to the one before;
+    `cache[0].offset` says which. It stays usable when the caller stops, or is interrupted.
+    Raises: ContextError: the prompt does not fit; MlxMistralError: it holds an unknown id;
+    CheckpointError: the logits are NaN.
+    """
+    check_prompt(prompt, model.config)
+    room = check_room(len(prompt), cache, model.config)
+    budget = max_tokens if room is None else min(max_tokens, room)
+    if budget < 1:
+        return
+    sampler = Sampler(sampling, model.config.vocab_size, [prompt])
+    logits = prefill(
+        model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
+    )
+    token, broken = sampler(logits), has_nan(logits)
+    mx.async_eval(token, broken)
+    for n in range(1, budget + 1):
+        is_last = n == budget
+        if not is_last:
+            with all_or_nothing(cache, 1):
+                next_logits = model(token[:, None], cache)[:, -1]
+                next_token, next_broken = sampler(next_logits), has_nan(next_logits)
+            mx.async_eval(next_token, next_broken)
+        # Waits for the pass before, while the one just submitted runs.
+        if broken.item():
+            raise nan_error(n)
+        yield Step(token.tolist()[0], logits[0], is_last)  # type: ignore[index,arg-type]
+        if not is_last:
+            token, logits, broken = next_token, next_logits, next_broken
+        if n % CLEAR_EVERY == 0:
+            mx.clear_cache()
+
+
+def has_nan(logits: mx.array) -> mx.array:
+    """Whether any logit is NaN, which one sum shows. Shapes: (B, vocab) -> ()."""
+    return mx.isnan(logits.astype(mx.float32).sum())
+
+
+def nan_error(n: int) -> CheckpointError:
+    return CheckpointError(
+        f"the model's logits at new token {n} are NaN; its weights are damaged or too large for "
+        "this dtype: try float32, or download it again"
+    )

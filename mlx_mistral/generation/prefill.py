@@ -1,0 +1,63 @@
+"""Reading a prompt: many tokens a pass, in chunks that bound the memory they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.model import Model
+
+Progress = Callable[[int, int], None]
+"""Called with the prompt tokens read so far and their total."""
+
+
+def prefill(
+    model: Model,
+    tokens: mx.array,
+    cache: Sequence[KVCache],
+    *,
+    step_size: int,
+    progress: Progress | None = None,
+) -> mx.array:
+    """Feeds a prompt to the caches; returns the logits of its last token alone.
+
+    Shapes: (B, T) ints -> (B, vocab).
+    """
+    total = tokens.shape[1]
+    if progress:
+        progress(0, total)
+    for start in range(0, total - step_size, step_size):
+        with all_or_nothing(cache, step_size):
+            model.model(tokens[:, start : start + step_size], cache)
+            # Only the caches are needed: no head, and the graph ends here.
+            mx.eval([one.state for one in cache])
+        mx.clear_cache()
+        if progress:
+            progress(start + step_size, total)
+    rest = tokens[:, (total - 1) // step_size * step_size :]
+    with all_or_nothing(cache, rest.shape[1]):
+        logits = model.head(model.model(rest, cache)[:, -1:])[:, 0]
+        mx.eval(logits, [one.state for one in cache])
+    if progress:
+        progress(total, total)
+    return logits
+
+
+@contextmanager
+def all_or_nothing(cache: Sequence[KVCache], n_new: int) -> Iterator[None]:
+    """Takes the caches back where a pass is interrupted between two layers."""
+    before = cache[0].offset
+    # One token can always be taken back; more may have overwritten the ring.
+    snapshots = [one.snapshot() for one in cache] if n_new > 1 else None
+    try:
+        yield
+    except BaseException:
+        for i, one in enumerate(cache):
+            if snapshots is not None:
+                one.restore(snapshots[i])
+            else:
+                one.trim(one.offset - before)
+        raise

@@ -1,0 +1,49 @@
+"""What is checked about a prompt before the device sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.config import ModelConfig
+from mlx_mistral.errors import ContextError, MlxMistralError
+
+
+def check_prompt(ids: Sequence[int], config: ModelConfig) -> None:
+    """MLX would not notice an id outside the vocabulary.
+
+    Raises: MlxMistralError: there is such an id, or none at all.
+    """
+    if not ids:
+        raise MlxMistralError("the prompt is empty; give at least one token")
+    for place, token in enumerate(ids):
+        if not 0 <= token < config.vocab_size:
+            raise MlxMistralError(
+                f"token {place} of the prompt has id {token}, outside the model's vocabulary of "
+                f"{config.vocab_size}; the tokenizer does not belong to this model"
+            )
+
+
+def room_in(cache: Sequence[KVCache], config: ModelConfig) -> int | None:
+    """How many more tokens the caches and the model's positions hold; None: any number."""
+    limits = [one.limit for one in cache] + [config.max_context]
+    known = [limit for limit in limits if limit is not None]
+    return min(known) - cache[0].offset if known else None
+
+
+def check_room(n_prompt: int, cache: Sequence[KVCache], config: ModelConfig) -> int | None:
+    """How many tokens can follow the prompt; None: any number.
+
+    Raises: ContextError: not even one.
+    """
+    room = room_in(cache, config)
+    if room is None:
+        return None
+    if n_prompt >= room:
+        before = cache[0].offset
+        held = f" after {before} already there" if before else ""
+        raise ContextError(
+            f"the prompt has {n_prompt} tokens{held}, the context holds {room + before} and must "
+            "leave room for an answer; shorten the prompt or ask for a larger context"
+        )
+    return room - n_prompt

@@ -1,0 +1,109 @@
+"""From logits to a token: penalty, temperature, top-k, top-p, min-p."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_mistral.errors import MlxMistralError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. The defaults take the likeliest one.
+
+    temperature: 0 is greedy; 1 is the model's own distribution.
+    top_k: the k likeliest tokens alone; 0: all.
+    top_p: the fewest tokens that together have this probability.
+    min_p: tokens at least this likely, relative to the likeliest.
+    repetition_penalty: divides the logit of every token that the text already holds.
+    seed: makes draws repeatable; None takes one from the system.
+    Raises: MlxMistralError: a value outside its range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        penalty = 1.0 if self.repetition_penalty is None else self.repetition_penalty
+        for name, value, fits, range_ in (
+            ("temp", self.temperature, self.temperature >= 0, "0 or more"),
+            ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min-p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("repetition penalty", penalty, penalty > 0, "above 0"),
+            ("seed", self.seed or 0, 0 <= (self.seed or 0) < 1 << 64, "between 0 and 2^64 - 1"),
+        ):
+            if not fits or not math.isfinite(value):
+                raise MlxMistralError(f"{name} is {value}; {range_} is expected")
+
+
+class Sampler:
+    """Draws tokens for B texts, without waiting for the device.
+
+    Temperature comes before the cuts, as in mistral-inference and transformers.
+    """
+
+    def __init__(self, sampling: Sampling, vocab_size: int, texts: Sequence[Sequence[int]]) -> None:
+        self._sampling = sampling
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        self._key = mx.random.key(seed)
+        self._seen: mx.array | None = None
+        if sampling.repetition_penalty not in (None, 1.0):
+            seen = mx.zeros((len(texts), vocab_size), dtype=mx.bool_)
+            for row, text in enumerate(texts):
+                seen[row, mx.array(list(text))] = True
+            self._seen = seen
+
+    def __call__(self, logits: mx.array) -> mx.array:
+        """Shapes: (B, vocab) -> (B,) ints."""
+        logits = self._penalize(logits)
+        token = self._draw(logits)
+        if self._seen is not None:
+            self._seen = mx.put_along_axis(self._seen, token[:, None], mx.array(True), axis=-1)
+        return token
+
+    def _penalize(self, logits: mx.array) -> mx.array:
+        """Source: arXiv:1909.05858, section 4.1, for logits of either sign."""
+        penalty = self._sampling.repetition_penalty
+        if self._seen is None or penalty is None:
+            return logits
+        lower = mx.where(logits > 0, logits / penalty, logits * penalty)
+        return mx.where(self._seen, lower, logits)
+
+    def _draw(self, logits: mx.array) -> mx.array:
+        s = self._sampling
+        if s.temperature == 0:
+            return mx.argmax(logits, axis=-1)
+        self._key, key = mx.random.split(self._key)
+        logits = logits.astype(mx.float32) / s.temperature
+        if not s.top_k and s.top_p == 1.0 and not s.min_p:
+            return mx.random.categorical(logits, key=key)
+        order = mx.argsort(-logits, axis=-1)
+        logits = keep_likeliest(
+            mx.take_along_axis(logits, order, axis=-1), s.top_k, s.top_p, s.min_p
+        )
+        rank = mx.random.categorical(logits, key=key)
+        return mx.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
+
+
+def keep_likeliest(logits: mx.array, top_k: int, top_p: float, min_p: float) -> mx.array:
+    """Sets what the cuts exclude to -inf; the likeliest token always stays.
+
+    Shapes: (B, vocab) logits, likeliest first -> the same.
+    """
+    ranks = mx.arange(logits.shape[-1])
+    if top_k:
+        logits = mx.where(ranks < top_k, logits, -mx.inf)
+    probabilities = mx.softmax(logits, axis=-1)
+    before = mx.cumsum(probabilities, axis=-1) - probabilities
+    kept = (before < top_p) & (probabilities >= min_p * probabilities[:, :1])
+    return mx.where(kept | (ranks == 0), logits, -mx.inf)
