@@ -7,7 +7,7 @@ ALIASES = {
     "mistral-7b-v0.1": "mistralai/Mistral-7B-Instruct-v0.1",
     "mistral-7b-v0.2": "mistralai/Mistral-7B-Instruct-v0.2",
     "mistral-7b-v0.3": "mistralai/Mistral-7B-Instruct-v0.3",
-    "mathstral": "mistralai/Mathstral-7B-v0.1",
+    "mathstral": "mistralai/mathstral-7B-v0.1",
     "mixtral-8x7b": "mistralai/Mixtral-8x7B-Instruct-v0.1",
     "mixtral-8x22b": "mistralai/Mixtral-8x22B-Instruct-v0.1",
     "nemo": "mistralai/Mistral-Nemo-Instruct-2407",

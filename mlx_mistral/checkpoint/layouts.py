@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mlx_mistral.errors import CheckpointError, ModelNotFoundError
 
@@ -27,6 +27,24 @@ class FileSet:
     config: str
     weights: tuple[str, ...]
     index: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of these files."""
+        return (self.config, *self.weights, *([self.index] if self.index else []))
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What these files match, and the same layout's missing ones."""
+        if self.kind == "hf":
+            return (self.config, "model*.safetensors", "model.safetensors.index.json")
+        suffix = Path(self.weights[0]).suffix
+        return (self.config, f"consolidated*{suffix}", f"consolidated{_INDEX}")
+
+    def without_pickles(self) -> FileSet:
+        """The .safetensors files alone, where there are some."""
+        safe = tuple(name for name in self.weights if name.endswith(".safetensors"))
+        return replace(self, weights=safe or self.weights)
 
 
 def find_files(folder: Path) -> FileSet:
@@ -78,14 +96,18 @@ def layouts(names: Collection[str]) -> list[FileSet]:
 
 def read_index(folder: Path, name: str) -> dict[str, str]:
     """Tensor name to file name. Raises: CheckpointError: malformed, or points elsewhere."""
-    path = folder / name
-    table = read_json(path).get("weight_map")
+    return weight_map(read_json(folder / name), str(folder / name))
+
+
+def weight_map(data: Mapping[str, Any], where: str) -> dict[str, str]:
+    """The table of an index that has been read. Raises: CheckpointError: as `read_index`."""
+    table = data.get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise CheckpointError(f"{path} has no weight_map; download it again")
+        raise CheckpointError(f"{where} has no weight_map; download it again")
     for tensor, file in table.items():
         if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
             raise CheckpointError(
-                f"{path} puts {shown(tensor)} into {shown(file)}; "
+                f"{where} puts {shown(tensor)} into {shown(file)}; "
                 "only safetensors files beside it are read"
             )
     return table
@@ -105,7 +127,7 @@ def _complete(folder: Path, files: FileSet, names: list[str]) -> FileSet:
                 f"{f' ({len(missing)} such files)' if len(missing) > 1 else ''}; "
                 "download the model again"
             )
-        return FileSet(kind=files.kind, config=files.config, weights=needed, index=files.index)
+        return replace(files, weights=needed)
     _check_kinds(folder, files.weights)
     _check_numbers(folder, files.weights)
     return files
