@@ -67,8 +67,12 @@ class KVCache(ABC):
         """This moment, to `restore` later. Costs nothing until the next write."""
 
     @abstractmethod
-    def restore(self, snapshot: Snapshot) -> None:
-        """Goes back to a snapshot of this cache. Raises: CacheError: it is no longer valid."""
+    def can_restore(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot is of this cache and its keys are still to be had."""
+
+    @abstractmethod
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot that can be restored."""
 
     @property
     def position(self) -> mx.array:
@@ -122,9 +126,21 @@ class KVCache(ABC):
         """Tokens whose keys are held."""
         return min(self.offset, self.capacity)
 
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot.
+
+        Raises: CacheError: it is of another cache, or text before its end was rewritten.
+        """
+        if not self.can_restore(snapshot):
+            raise CacheError(
+                f"the snapshot at {snapshot.offset} tokens is of another cache, or its text has "
+                "been rewritten; trim to the common prefix instead"
+            )
+        self._restore(snapshot)
+
     def is_trimmable(self) -> bool:
         """Whether any number of tokens can be trimmed."""
-        return self.can_trim(self.offset)
+        return True
 
     def trim(self, n: int) -> int:
         """Forgets the last n tokens; returns how many that was.

@@ -7,7 +7,7 @@ from itertools import count
 
 import mlx.core as mx
 
-from mlx_mistral.errors import CacheError, ContextError
+from mlx_mistral.errors import ContextError
 
 from .base import KVCache, Snapshot, round_up
 from .mask import Mask, attention_mask
@@ -65,18 +65,14 @@ class GrowingCache(KVCache):
         """Only the place is noted: the keys before it stay where they are."""
         return Snapshot(type(self), self.offset, self._branch_at(self.offset))
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Raises: CacheError: text before the snapshot's end has been rewritten since."""
-        intact = (
+    def can_restore(self, snapshot: Snapshot) -> bool:
+        return (
             snapshot.owner is type(self)
             and snapshot.offset <= self.offset
             and self._branch_at(snapshot.offset) == snapshot.data
         )
-        if not intact:
-            raise CacheError(
-                f"the snapshot at {snapshot.offset} tokens is of a text that has been rewritten; "
-                "trim to the common prefix instead"
-            )
+
+    def _restore(self, snapshot: Snapshot) -> None:
         self._rewind(snapshot.offset)
 
     def _rewind(self, offset: int) -> None:

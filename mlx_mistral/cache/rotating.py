@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_mistral.errors import CacheError
-
 from .base import KVCache, Snapshot, round_up
 from .mask import Mask, attention_mask
 
@@ -76,21 +74,28 @@ class RotatingCache(KVCache):
         return self._mask_padding(queries, columns, self._window)
 
     def can_trim(self, n: int) -> bool:
-        """Up to the wrap any number; past it, only while W - 1 keys remain before the place."""
-        if n == 0:
+        """All, or as many as leave the W - 1 keys before that place in the ring."""
+        if n in (0, self.offset):
             return True
         return max(0, self.offset - n - self._window + 1) >= self._oldest
+
+    def is_trimmable(self) -> bool:
+        return self._oldest == 0
 
     def snapshot(self) -> Snapshot:
         """Holds the ring itself; the next write then goes to a copy of W tokens."""
         return Snapshot(type(self), self.offset, (self._window, self._oldest, self.state))
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Raises: CacheError: the snapshot is of another kind of cache."""
-        if snapshot.owner is not type(self) or snapshot.data[0] != self._window:
-            raise CacheError("the snapshot is of another cache; take one from this cache")
+    def can_restore(self, snapshot: Snapshot) -> bool:
+        return snapshot.owner is type(self) and bool(snapshot.data[0] == self._window)
+
+    def _restore(self, snapshot: Snapshot) -> None:
         self.offset = snapshot.offset
         _, self._oldest, self.state = snapshot.data
+
+    def _rewind(self, offset: int) -> None:
+        self.offset = offset
+        self._oldest = min(self._oldest, offset)
 
     def load(self, buffers: tuple[mx.array, mx.array], offset: int) -> None:
         super().load(buffers, offset)

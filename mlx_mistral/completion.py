@@ -1,0 +1,330 @@
+"""A prompt becomes text: the functions most programs call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.errors import TokenizerError
+from mlx_mistral.generation import Sampling, generate_batch, generate_ids
+from mlx_mistral.generation.prefill import Progress
+from mlx_mistral.model import Model
+from mlx_mistral.text.stop import StopStrings
+
+if TYPE_CHECKING:
+    from mlx_mistral.text import Tokenizer
+
+Prompt = str | Sequence[int] | mx.array
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GenerationResponse:
+    """One new token. The texts of all responses together are the reply.
+
+    Fields are those of mlx-lm's class of this name.
+    """
+
+    text: str
+    """What this token adds to the text; empty while a character is incomplete."""
+    token: int
+    logprobs: mx.array
+    """Log probabilities over the vocabulary, lazy: computed when first looked at."""
+    from_draft: bool
+    prompt_tokens: int
+    prompt_tps: float
+    generation_tokens: int
+    generation_tps: float
+    peak_memory: float
+    """GB, of 10^9 bytes."""
+    finish_reason: FinishReason | None = None
+
+
+def stream_generate(
+    model: Model,
+    tokenizer: Tokenizer | None,
+    prompt: Prompt,
+    *,
+    max_tokens: int = 256,
+    temp: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    prompt_cache: Sequence[KVCache] | None = None,
+    context: int | None = None,
+    kv_bits: int | None = None,
+    prefill_step_size: int = 512,
+    progress: Progress | None = None,
+) -> Iterator[GenerationResponse]:
+    """Yields a response for each token as it is made.
+
+    prompt: text, encoded after BOS with no chat format, or token ids, taken as they are.
+    tokenizer: None works on ids alone: texts stay empty and only max_tokens ends the reply.
+    prompt_cache: from `model.make_cache()`; what it holds comes before the prompt, and it is
+        updated in place. It stays usable when the caller stops early.
+    context: bounds the cache to this many tokens, prompt and reply together.
+    progress: called with the prompt tokens read so far and their total.
+    The last response has a finish_reason: "stop" at an end-of-text token or stop string,
+    "length" at max_tokens or the end of the context.
+    Raises: ContextError: the prompt does not fit. TokenizerError: it cannot be encoded.
+    """
+    ids = _to_ids(tokenizer, prompt)
+    cache = prompt_cache or model.make_cache(context=context, kv_bits=kv_bits)
+    sampling = Sampling(
+        temperature=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    text = _ReplyText(tokenizer, stop)
+    clock = _Clock(len(ids))
+    for step in generate_ids(
+        model,
+        ids,
+        cache=cache,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        prefill_step_size=prefill_step_size,
+        progress=progress,
+    ):
+        clock.tick()
+        delta, ended = text.add(step.token)
+        reason: FinishReason | None = "stop" if ended else "length" if step.is_last else None
+        yield GenerationResponse(
+            text=delta + text.finish() if reason == "length" else delta,
+            token=step.token,
+            logprobs=_log_probabilities(step.logits),
+            from_draft=False,
+            prompt_tokens=len(ids),
+            prompt_tps=clock.prompt_tps,
+            generation_tokens=clock.n,
+            generation_tps=clock.generation_tps,
+            peak_memory=mx.get_peak_memory() / 1e9,
+            finish_reason=reason,
+        )
+        if reason:
+            return
+
+
+def generate(
+    model: Model,
+    tokenizer: Tokenizer | None,
+    prompt: Prompt,
+    *,
+    max_tokens: int = 256,
+    temp: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    prompt_cache: Sequence[KVCache] | None = None,
+    context: int | None = None,
+    kv_bits: int | None = None,
+    prefill_step_size: int = 512,
+    progress: Progress | None = None,
+) -> str:
+    """The whole reply at once; see `stream_generate`."""
+    responses = stream_generate(
+        model,
+        tokenizer,
+        prompt,
+        max_tokens=max_tokens,
+        temp=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+        prompt_cache=prompt_cache,
+        context=context,
+        kv_bits=kv_bits,
+        prefill_step_size=prefill_step_size,
+        progress=progress,
+    )
+    return "".join(response.text for response in responses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStats:
+    """How one text of a batch came about; the speed is that of the whole batch."""
+
+    prompt_tokens: int
+    prompt_tps: float
+    generation_tokens: int
+    generation_tps: float
+    peak_memory: float
+    """GB, of 10^9 bytes."""
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResponse:
+    """One entry a prompt."""
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    stats: list[BatchStats]
+
+
+def batch_generate(
+    model: Model,
+    tokenizer: Tokenizer | None,
+    prompts: Sequence[Prompt],
+    max_tokens: int = 256,
+    *,
+    temp: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    context: int | None = None,
+    prefill_step_size: int = 512,
+    progress: Progress | None = None,
+) -> BatchResponse:
+    """Replies to several prompts, decoded together; arguments as in `stream_generate`."""
+    ids = [_to_ids(tokenizer, prompt) for prompt in prompts]
+    sampling = Sampling(
+        temperature=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    rows = [_Row(tokenizer, stop) for _ in ids]
+    clock = _Clock(sum(map(len, ids)))
+    for step in generate_batch(
+        model,
+        ids,
+        sampling=sampling,
+        max_tokens=max_tokens,
+        context=context,
+        prefill_step_size=prefill_step_size,
+        progress=progress,
+    ):
+        clock.tick(sum(not row.ended for row in rows))
+        for row, token in zip(rows, step.tokens, strict=True):
+            row.add(token)
+        if all(row.ended for row in rows):
+            break
+    return BatchResponse(
+        texts=[row.finish() for row in rows],
+        token_ids=[row.token_ids for row in rows],
+        stats=[
+            BatchStats(
+                prompt_tokens=len(prompt),
+                prompt_tps=clock.prompt_tps,
+                generation_tokens=len(row.token_ids),
+                generation_tps=clock.generation_tps,
+                peak_memory=mx.get_peak_memory() / 1e9,
+                finish_reason="stop" if row.ended else "length",
+            )
+            for row, prompt in zip(rows, ids, strict=True)
+        ],
+    )
+
+
+def _to_ids(tokenizer: Tokenizer | None, prompt: Prompt) -> list[int]:
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise TokenizerError("a prompt of text needs a tokenizer; give one, or token ids")
+        return [tokenizer.bos_id, *tokenizer.encode(prompt)] if prompt else []
+    given: object = prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
+    ids = [one for one in given if isinstance(one, int)] if isinstance(given, list) else []
+    if not isinstance(given, list) or len(ids) != len(given):
+        raise TokenizerError("the prompt is neither text nor a list of token ids; give one of them")
+    return ids
+
+
+def _log_probabilities(logits: mx.array) -> mx.array:
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits)
+
+
+class _ReplyText:
+    """Tokens become text up to an end-of-text token or a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str]) -> None:
+        self._decoder = tokenizer.stream() if tokenizer else None
+        self._eos_ids = tokenizer.eos_ids if tokenizer else frozenset()
+        self._stop = StopStrings(stop)
+
+    def add(self, token: int) -> tuple[str, bool]:
+        """The text that can be given out now, and whether the reply ends with it."""
+        if self._decoder is None:
+            return "", False
+        if token in self._eos_ids:
+            return self.finish(), True
+        return self._stop.add(self._decoder.add(token))
+
+    def finish(self) -> str:
+        """What was held back: the end of the text was reached without a stop string."""
+        if self._decoder is None:
+            return ""
+        text, ended = self._stop.add(self._decoder.finish())
+        return text if ended else text + self._stop.finish()
+
+
+class _Row:
+    """One text of a batch."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str]) -> None:
+        self._text = _ReplyText(tokenizer, stop)
+        self._parts: list[str] = []
+        self.token_ids: list[int] = []
+        self.ended = False
+
+    def add(self, token: int) -> None:
+        if not self.ended:
+            self.token_ids.append(token)
+            delta, self.ended = self._text.add(token)
+            self._parts.append(delta)
+
+    def finish(self) -> str:
+        if not self.ended:
+            self._parts.append(self._text.finish())
+        return "".join(self._parts)
+
+
+class _Clock:
+    """Prefill ends with the first token; decoding is timed from there."""
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._start = time.perf_counter()
+        self._first: float | None = None
+        self._decoded = 0
+        self.n = 0
+
+    def tick(self, tokens: int = 1) -> None:
+        self.n += tokens
+        if self._first is None:
+            self._first = time.perf_counter()
+        else:
+            self._decoded += tokens
+
+    @property
+    def prompt_tps(self) -> float:
+        return self._prompt_tokens / max((self._first or 0.0) - self._start, 1e-9)
+
+    @property
+    def generation_tps(self) -> float:
+        """Over the tokens after the first, which belongs to the prefill."""
+        if self._first is None or not self._decoded:
+            return 0.0
+        return self._decoded / max(time.perf_counter() - self._first, 1e-9)
