@@ -1,0 +1,187 @@
+"""`generate`: one prompt in, one reply out, or several drawn as one batch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import options
+from .prompt import add_prompt, read_prompt
+from .terminal import Progress, ReplyWriter, note, write_json
+
+if TYPE_CHECKING:
+    from mlx_mistral.completion import GenerationResponse
+    from mlx_mistral.model import Model
+    from mlx_mistral.text import Tokenizer
+
+SAMPLES_TEMPERATURE = 0.7
+"""Where several samples are asked for and no temperature: greedy ones would all be the same."""
+
+
+def add_to(commands: options.Commands) -> None:
+    parser = options.new_command(commands, "generate", does="answer one prompt", run=run)
+    options.add_model(parser)
+    add_prompt(parser, "the prompt")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--system", metavar="TEXT", help="system prompt")
+    form.add_argument("--raw", action="store_true", help="no chat format: continue the text")
+    options.add_sampling(parser, max_tokens=256)
+    parser.add_argument("--top-k", type=options.count, default=0, metavar="K",
+                        help="keep the K likeliest tokens")  # fmt: skip
+    parser.add_argument("--min-p", type=options.fraction, default=0.0, metavar="P",
+                        help="keep tokens at least P times as likely as the likeliest")  # fmt: skip
+    parser.add_argument("--repetition-penalty", type=options.above_zero, metavar="X",
+                        help="above 1 makes tokens less likely that were already there")  # fmt: skip
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
+                        help="end the reply before TEXT; may be given again")  # fmt: skip
+    parser.add_argument("-n", "--num-samples", type=options.positive, default=1, metavar="N",
+                        help="draw N replies as one batch (temperature 0.7 unless given)")  # fmt: skip
+    options.add_cache(parser)
+    options.add_loading(parser)
+    parser.add_argument("--speculate", action="store_true", help="not available in this version")
+    parser.add_argument("--draft", metavar="MODEL", help="not available in this version")
+    options.add_output(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    options.refuse_unavailable(args, "--kv-bits", "--memory", "--speculate", "--draft")
+    text = read_prompt(args)
+    progress = Progress(quiet=args.quiet or args.json)
+    model, tokenizer = load_model_and_tokenizer(args, progress)
+    prompt = text if args.raw else chat_ids(tokenizer, text, args.system)
+    if args.num_samples > 1:
+        _draw_samples(args, model, tokenizer, prompt)
+    else:
+        _stream_reply(args, model, tokenizer, prompt, progress)
+
+
+def load_model_and_tokenizer(
+    args: argparse.Namespace, progress: Progress
+) -> tuple[Model, Tokenizer]:
+    """The model and tokenizer that the command line names."""
+    from mlx_mistral.checkpoint import resolve
+    from mlx_mistral.loading import load
+
+    folder = resolve(args.model, progress=not args.quiet)
+    progress.show(f"loading {args.model}")
+    try:
+        model, tokenizer = load(folder, dtype=args.dtype)
+    finally:
+        progress.clear()
+    if tokenizer.note:
+        note(tokenizer.note, quiet=args.quiet)
+    return model, tokenizer
+
+
+def chat_ids(tokenizer: Tokenizer, text: str, system: str | None) -> list[int]:
+    """One user turn in the model's chat format."""
+    messages = [{"role": "user", "content": text}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return tokenizer.encode_chat(messages)
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments that generation takes from the command line."""
+    default = SAMPLES_TEMPERATURE if args.num_samples > 1 else 0.0
+    return {
+        "max_tokens": args.max_tokens,
+        "temp": default if args.temp is None else args.temp,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "min_p": args.min_p,
+        "repetition_penalty": args.repetition_penalty,
+        "seed": args.seed,
+        "stop": args.stop,
+        "context": args.context,
+    }
+
+
+def _stream_reply(
+    args: argparse.Namespace,
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str | list[int],
+    progress: Progress,
+) -> None:
+    from mlx_mistral.completion import stream_generate
+
+    responses = stream_generate(
+        model, tokenizer, prompt, **sampling(args), progress=progress.prefill
+    )
+    received = list(_printed(responses, progress, silent=args.json))
+    last = received[-1]
+    if args.json:
+        write_json(
+            {
+                "model": args.model,
+                "text": "".join(response.text for response in received),
+                "token_ids": [response.token for response in received],
+                "prompt_tokens": last.prompt_tokens,
+                "prompt_tps": last.prompt_tps,
+                "generation_tokens": last.generation_tokens,
+                "generation_tps": last.generation_tps,
+                "peak_memory_bytes": round(last.peak_memory * 1e9),
+                "finish_reason": last.finish_reason,
+            }
+        )
+        return
+    note(
+        f"prompt: {last.prompt_tokens} tokens, {last.prompt_tps:.1f} tokens/s; "
+        f"reply: {last.generation_tokens} tokens, {last.generation_tps:.1f} tokens/s; "
+        f"peak memory: {last.peak_memory:.2f} GB",
+        quiet=args.quiet,
+    )
+
+
+def _printed(
+    responses: Iterator[GenerationResponse], progress: Progress, *, silent: bool
+) -> Iterator[GenerationResponse]:
+    """Passes responses on, printing each; an interruption leaves a whole line behind."""
+    writer = ReplyWriter()
+    try:
+        for response in responses:
+            if not silent:
+                progress.clear()
+                writer.write(response.text)
+            yield response
+    finally:
+        progress.clear()
+        if not silent:
+            with contextlib.suppress(BrokenPipeError):
+                writer.end()
+
+
+def _draw_samples(
+    args: argparse.Namespace, model: Model, tokenizer: Tokenizer, prompt: str | list[int]
+) -> None:
+    from mlx_mistral.completion import batch_generate
+
+    if args.temp == 0:
+        note("samples at temperature 0 are all the same; --temp 0.7 varies them", quiet=args.quiet)
+    drawn = batch_generate(model, tokenizer, [prompt] * args.num_samples, **sampling(args))
+    n_tokens = sum(stats.generation_tokens for stats in drawn.stats)
+    if args.json:
+        first = drawn.stats[0]
+        write_json(
+            {
+                "model": args.model,
+                "text": list(drawn.texts),
+                "token_ids": [list(ids) for ids in drawn.token_ids],
+                "prompt_tokens": first.prompt_tokens,
+                "prompt_tps": first.prompt_tps,
+                "generation_tokens": n_tokens,
+                "generation_tps": first.generation_tps,
+                "peak_memory_bytes": round(first.peak_memory * 1e9),
+                "finish_reason": [stats.finish_reason for stats in drawn.stats],
+            }
+        )
+        return
+    writer = ReplyWriter()
+    for number, text in enumerate(drawn.texts, start=1):
+        note(f"[{number} of {args.num_samples}]", quiet=args.quiet)
+        writer.write(text)
+        writer.end()
+    note(f"{n_tokens} tokens in {args.num_samples} replies", quiet=args.quiet)

@@ -1,0 +1,145 @@
+"""The flags that commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mlx_mistral import __version__
+from mlx_mistral.errors import MlxMistralError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DEFAULT_MODEL = "demo"
+DTYPES = ("float32", "bfloat16", "float16")
+MAX_COUNT = 1 << 31
+
+_UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)", re.ASCII)
+
+
+def new_command(
+    commands: Commands, name: str, *, does: str, run: Callable[[argparse.Namespace], None]
+) -> argparse.ArgumentParser:
+    """A command with the flags that every command has."""
+    parser = commands.add_parser(
+        name, help=does, description=does[0].upper() + does[1:] + ".", allow_abbrev=False
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", nargs="?", default=DEFAULT_MODEL, metavar="MODEL",
+        help="folder, Hub repository, alias or demo (default: demo)",
+    )  # fmt: skip
+
+
+def add_output(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no statistics")
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """For commands that load weights."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of activations (default: float32 on CPU, else bfloat16)"
+    )
+    parser.add_argument(
+        "--memory", type=size, metavar="SIZE", help="not available in this version"
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--context", type=positive, metavar="N", help="hold at most N tokens, or refuse"
+    )
+    parser.add_argument(
+        "--kv-bits", type=positive, metavar="BITS", help="not available in this version"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
+    parser.add_argument(
+        "--max-tokens", type=positive, default=max_tokens, metavar="N",
+        help="longest reply (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--temp", type=not_negative, help="temperature; 0 is greedy (default: 0)")
+    parser.add_argument(
+        "--top-p", type=share, default=1.0, metavar="P", help="keep the likeliest share P"
+    )
+    parser.add_argument("--seed", type=count, metavar="N", help="makes sampling repeatable")
+
+
+def refuse_unavailable(args: argparse.Namespace, *flags: str) -> None:
+    """Promised flags whose feature is not there yet. Raises: MlxMistralError: one was given."""
+    for flag in flags:
+        if getattr(args, flag.strip("-").replace("-", "_")):
+            raise MlxMistralError(
+                f"{flag} is not available in version {__version__}; leave it out"
+            )
+
+
+def size(text: str) -> int:
+    """Bytes: `16GB` (10^9 each), `16GiB` (2^30 each), `900MB`, or a plain number."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; write 16GB, 16GiB, 900MB or a number of bytes"
+        )
+    n_bytes = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    if n_bytes < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is nothing; at least one byte is expected")
+    return n_bytes
+
+
+def positive(text: str) -> int:
+    return _integer(text, minimum=1)
+
+
+def count(text: str) -> int:
+    return _integer(text, minimum=0)
+
+
+def not_negative(text: str) -> float:
+    return _number(text, "0 or more", lambda value: value >= 0)
+
+
+def above_zero(text: str) -> float:
+    return _number(text, "above 0", lambda value: value > 0)
+
+
+def share(text: str) -> float:
+    return _number(text, "above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def fraction(text: str) -> float:
+    return _number(text, "from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _integer(text: str, *, minimum: int) -> int:
+    if re.fullmatch(r"\d{1,10}", text, re.ASCII) and minimum <= int(text) <= MAX_COUNT:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} up")
+
+
+def _number(text: str, expected: str, is_allowed: Callable[[float], bool]) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and is_allowed(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number {expected}")
+    return value

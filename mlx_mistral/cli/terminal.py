@@ -1,0 +1,97 @@
+"""What goes to stdout and stderr: data to one, progress and statistics to the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ERASE_LINE = "\r\x1b[K"
+_DIM = "\x1b[2m{}\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Without the characters that move a cursor, set a title or worse; newline and tab stay.
+
+    A model's text is whatever a stranger's weights make of a stranger's prompt.
+    """
+    return _CONTROL.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """Without line breaks and control characters."""
+    return printable(" ".join(text.split()))
+
+
+class ReplyWriter:
+    """Writes a reply to stdout as it comes, and ends it with one line break.
+
+    A terminal gets printable text only; a pipe or file gets every byte.
+    """
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stdout.isatty()
+        self._ended = True
+
+    def write(self, text: str) -> None:
+        if not text:
+            return
+        sys.stdout.write(printable(text) if self._is_terminal else text)
+        sys.stdout.flush()
+        self._ended = text.endswith("\n")
+
+    def end(self) -> None:
+        if not self._ended:
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+        self._ended = True
+
+
+class Progress:
+    """One line on stderr that is overwritten; only where a person looks at it."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._shows = not quiet and sys.stderr.isatty()
+        self._stands = False
+
+    def show(self, text: str) -> None:
+        if self._shows:
+            sys.stderr.write(_ERASE_LINE + one_line(text))
+            sys.stderr.flush()
+            self._stands = True
+
+    def prefill(self, done: int, total: int) -> None:
+        """Fits `stream_generate(progress=…)`. Short prompts are over before they are read."""
+        if done < total:
+            self.show(f"reading the prompt: {done} of {total} tokens")
+        else:
+            self.clear()
+
+    def clear(self) -> None:
+        if self._stands:
+            sys.stderr.write(_ERASE_LINE)
+            sys.stderr.flush()
+            self._stands = False
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """A line of statistics or a remark, on stderr; dimmed where a person looks at it."""
+    if not quiet:
+        sys.stdout.flush()
+        dims = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        line = one_line(text)
+        print(_DIM.format(line) if dims else line, file=sys.stderr)
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on stdout, and nothing else there."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def write_lines(lines: list[str]) -> None:
+    """Finished lines on stdout."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
