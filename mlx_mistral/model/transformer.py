@@ -21,7 +21,7 @@ class Model(nn.Module):
     """A Mistral language model. Parameters carry the names of converted checkpoints.
 
     Raises nothing for a token id outside the vocabulary, since looking would mean waiting
-    for the device: such a token makes its row's logits NaN instead of reading other memory.
+    for the device: such a token makes its text's logits NaN and reads no other memory.
     """
 
     def __init__(self, config: ModelConfig) -> None:
