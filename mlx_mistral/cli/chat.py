@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -108,10 +109,8 @@ def _ask() -> str | None:
         if not sys.stdout.isatty():
             print(PROMPT, end="", file=sys.stderr, flush=True)
             return sys.stdin.readline() or None
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module("readline")  # gives input() its line editing and history
-        except ImportError:
-            pass
         return input(PROMPT)
     except EOFError:
         print(file=sys.stderr)

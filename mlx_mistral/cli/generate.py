@@ -28,16 +28,11 @@ def add_to(commands: options.Commands) -> None:
     form.add_argument("--system", metavar="TEXT", help="system prompt")
     form.add_argument("--raw", action="store_true", help="no chat format: continue the text")
     options.add_sampling(parser, max_tokens=256)
-    parser.add_argument("--top-k", type=options.count, default=0, metavar="K",
-                        help="keep the K likeliest tokens")  # fmt: skip
-    parser.add_argument("--min-p", type=options.fraction, default=0.0, metavar="P",
-                        help="keep tokens at least P times as likely as the likeliest")  # fmt: skip
-    parser.add_argument("--repetition-penalty", type=options.above_zero, metavar="X",
-                        help="above 1 makes tokens less likely that were already there")  # fmt: skip
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT",
-                        help="end the reply before TEXT; may be given again")  # fmt: skip
-    parser.add_argument("-n", "--num-samples", type=options.positive, default=1, metavar="N",
-                        help="draw N replies as one batch (temperature 0.7 unless given)")  # fmt: skip
+    options.add_fine_sampling(parser)
+    parser.add_argument(
+        "-n", "--num-samples", type=options.positive, default=1, metavar="N",
+        help=f"draw N replies as one batch (temperature {SAMPLES_TEMPERATURE} unless given)",
+    )  # fmt: skip
     options.add_cache(parser)
     options.add_loading(parser)
     parser.add_argument("--speculate", action="store_true", help="not available in this version")

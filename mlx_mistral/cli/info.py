@@ -92,8 +92,11 @@ def to_lines(name: str, headers: Headers, tokenizer: TokenizerFacts | None) -> l
         _row("window", _window(config)),
         "",
         _row("parameters", _parameters(headers)),
-        _row("weights", f"{_bytes(headers.weight_bytes)}, {bits_per_weight(headers):.2f} bits "
-                        f"a weight, {_stored(headers)}"),  # fmt: skip
+        _row(
+            "weights",
+            f"{_bytes(headers.weight_bytes)}, {bits_per_weight(headers):.2f} bits "
+            f"a weight, {_stored(headers)}",
+        ),
         _row("cache", _cache(config)),
         _row("compute", _compute(config)),
         "",

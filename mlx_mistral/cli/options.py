@@ -56,9 +56,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of activations (default: float32 on CPU, else bfloat16)"
     )
-    parser.add_argument(
-        "--memory", type=size, metavar="SIZE", help="not available in this version"
-    )
+    parser.add_argument("--memory", type=size, metavar="SIZE", help="not available in this version")
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +80,29 @@ def add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
     parser.add_argument("--seed", type=count, metavar="N", help="makes sampling repeatable")
 
 
+def add_fine_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--top-k", type=count, default=0, metavar="K", help="keep the K likeliest tokens"
+    )
+    parser.add_argument(
+        "--min-p", type=fraction, default=0.0, metavar="P",
+        help="keep tokens at least P times as likely as the likeliest",
+    )  # fmt: skip
+    parser.add_argument(
+        "--repetition-penalty", type=above_zero, metavar="X",
+        help="above 1 makes tokens less likely that were already there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT",
+        help="end the reply before TEXT; may be given again",
+    )  # fmt: skip
+
+
 def refuse_unavailable(args: argparse.Namespace, *flags: str) -> None:
     """Promised flags whose feature is not there yet. Raises: MlxMistralError: one was given."""
     for flag in flags:
         if getattr(args, flag.strip("-").replace("-", "_")):
-            raise MlxMistralError(
-                f"{flag} is not available in version {__version__}; leave it out"
-            )
+            raise MlxMistralError(f"{flag} is not available in version {__version__}; leave it out")
 
 
 def size(text: str) -> int:

@@ -12,10 +12,12 @@ MAX_BYTES = 64 << 20
 """Longer than any context of any model; keeps an endless pipe from filling the memory."""
 
 
-def add_prompt(parser: argparse.ArgumentParser, what: str) -> None:
+def add_prompt(parser: argparse.ArgumentParser, what: str) -> argparse._MutuallyExclusiveGroup:
+    """Adds -p and -f; whatever joins the returned group excludes them."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument("-p", "--prompt", metavar="TEXT", help=f"{what} (default: stdin)")
     source.add_argument("-f", "--file", metavar="FILE", help=f"read {what} from a UTF-8 file")
+    return source
 
 
 def read_text(args: argparse.Namespace) -> str:

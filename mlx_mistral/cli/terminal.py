@@ -55,7 +55,7 @@ class Progress:
     """One line on stderr that is overwritten; only where a person looks at it."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._shows = not quiet and sys.stderr.isatty()
+        self._shows = not quiet and _has_escapes()
         self._stands = False
 
     def show(self, text: str) -> None:
@@ -65,8 +65,8 @@ class Progress:
             self._stands = True
 
     def prefill(self, done: int, total: int) -> None:
-        """Fits `stream_generate(progress=…)`. Short prompts are over before they are read."""
-        if done < total:
+        """Fits `stream_generate(progress=…)`. Prompts of one chunk are over before they show."""
+        if 0 < done < total:
             self.show(f"reading the prompt: {done} of {total} tokens")
         else:
             self.clear()
@@ -82,9 +82,14 @@ def note(text: str, *, quiet: bool = False) -> None:
     """A line of statistics or a remark, on stderr; dimmed where a person looks at it."""
     if not quiet:
         sys.stdout.flush()
-        dims = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        dims = _has_escapes() and not os.environ.get("NO_COLOR")
         line = one_line(text)
         print(_DIM.format(line) if dims else line, file=sys.stderr)
+
+
+def _has_escapes() -> bool:
+    """Whether stderr is a terminal that knows escape sequences."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def write_json(value: Mapping[str, Any]) -> None:

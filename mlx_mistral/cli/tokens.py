@@ -90,8 +90,8 @@ def add_to(commands: options.Commands) -> None:
         commands, "tokens", does="show how a text or a chat becomes token ids", run=run
     )
     options.add_model(parser)
-    add_prompt(parser, "the text")
-    parser.add_argument(
+    source = add_prompt(parser, "the text")
+    source.add_argument(
         "--chat", metavar="FILE.json", help="a list of messages, or an object with messages, tools"
     )
     parser.add_argument("--compare", metavar="MODEL2", help="a second tokenizer, side by side")
@@ -158,8 +158,6 @@ def _folder(name: str, *, quiet: bool) -> Path:
 def _read_source(args: argparse.Namespace) -> Source:
     if args.chat is None:
         return Source(text=read_text(args))
-    if args.prompt is not None or args.file is not None:
-        raise MlxMistralError("--chat replaces -p and -f; give one of them")
     return parse_chat(read_file(args.chat), args.chat)
 
 

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import Run, failed_in_one_line
+
+import mlx_mistral
+from mlx_mistral import Chat, load
+
+SHORT = ("--max-tokens", "6")
+
+
+def replies(folder: Path, *messages: str, system: str | None = None) -> list[str]:
+    chat = Chat(*load(str(folder)), system=system, max_tokens=6)
+    return ["".join(response.text for response in chat.send(message)) for message in messages]
+
+
+def as_lines(texts: list[str]) -> str:
+    return "".join(text if text.endswith("\n") or not text else f"{text}\n" for text in texts)
+
+
+@pytest.mark.parametrize("flags", [[], ["--plain"]], ids=["pipe", "plain"])
+def test_each_line_is_a_message_of_one_conversation(run: Run, tiny: Path, flags: list[str]) -> None:
+    ended = run("chat", tiny, *SHORT, *flags, stdin="Hello\n\nEncore une fois é\n/help".encode())
+    expected = replies(tiny, "Hello", "Encore une fois é", "/help")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == as_lines(expected)
+
+
+def test_a_system_prompt_is_heard(run: Run, tiny: Path) -> None:
+    ended = run("chat", tiny, *SHORT, "--system", "Be brief.", stdin=b"Hello\n")
+    assert ended.out == as_lines(replies(tiny, "Hello", system="Be brief."))
+    assert ended.out != as_lines(replies(tiny, "Hello"))
+
+
+def test_the_end_of_input_ends_the_chat(run: Run, tiny: Path) -> None:
+    ended = run("chat", tiny)
+    assert (ended.status, ended.out, ended.err) == (0, "", "")
+
+
+def test_a_line_that_is_no_text_ends_it_with_one_error(run: Run, tiny: Path) -> None:
+    ended = run("chat", tiny, *SHORT, stdin=b"\xff\xfe\n")
+    assert failed_in_one_line(ended)
+    assert "line 1" in ended.err
+
+
+def test_a_message_beyond_the_context_is_one_error(run: Run, tiny: Path) -> None:
+    ended = run("chat", tiny, *SHORT, "--context", "10", stdin=b"Hello " * 50)
+    assert failed_in_one_line(ended)
+
+
+def at_a_terminal(*args: str | Path, keys: list[bytes]) -> tuple[int, bytes]:
+    """Status and screen of the program on a terminal; each entry is typed at a prompt."""
+    ours, theirs = pty.openpty()
+    root = str(Path(mlx_mistral.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlx_mistral", *map(str, args)],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": root, "TERM": "dumb"},
+    )  # fmt: skip
+    os.close(theirs)
+    screen = b""
+    waiting = list(keys)
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux: the other side is closed
+            break
+        if not part:
+            break
+        screen += part
+        if waiting and screen.endswith(b"> "):
+            os.write(ours, waiting.pop(0))
+    os.close(ours)
+    return process.wait(timeout=60), screen
+
+
+def test_a_person_at_a_terminal_gets_prompts_commands_and_replies(tiny: Path) -> None:
+    keys = [b"Hello\n", b"/help\n", b"/clear\n", b"Hello\n", b"/exit\n"]
+    status, screen = at_a_terminal("chat", tiny, *SHORT, keys=keys)
+    assert status == 0, screen
+    assert screen.count(b"forgets the conversation") == 2
+    assert screen.count(b"tokens/s") == 2
+
+
+def test_a_message_that_does_not_fit_does_not_end_a_conversation(tiny: Path) -> None:
+    keys = [b"Hello " * 50 + b"\n", b"Hi\n", b"\x04"]
+    status, screen = at_a_terminal("chat", tiny, *SHORT, "--context", "14", keys=keys)
+    assert status == 0, screen
+    assert screen.count(b"error: ") == 1
+    assert screen.count(b"tokens/s") == 1
+
+
+def test_plain_mode_at_a_terminal_treats_every_line_as_a_message(tiny: Path) -> None:
+    status, screen = at_a_terminal("chat", tiny, *SHORT, "--plain", keys=[b"/help\n", b"\x04"])
+    assert status == 0, screen
+    assert b"forgets the conversation" not in screen
