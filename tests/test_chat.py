@@ -1,0 +1,125 @@
+"""A chat answers like a fresh read of the conversation and computes only what is new."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import FAMILIES, LetterTokenizer, tiny_config, tiny_model
+
+from mlx_mistral.chat import Chat
+from mlx_mistral.completion import generate
+from mlx_mistral.errors import ContextError, MlxMistralError
+from mlx_mistral.model import Model
+
+TOKENIZER = LetterTokenizer()
+KINDS = ["mistral", "mixtral-window", "ministral"]
+
+
+def model_of(family: str) -> Model:
+    return tiny_model(tiny_config(**FAMILIES[family], vocab_size=266))
+
+
+def make_chat(model: Model, **options: object) -> Chat:
+    return Chat(model, TOKENIZER, **{"max_tokens": 6, **options})  # type: ignore[arg-type]
+
+
+def reply(chat: Chat, text: str) -> str:
+    return "".join(r.text for r in chat.send(text))
+
+
+def fresh(chat: Chat, messages: list[dict[str, str]]) -> str:
+    """The same conversation read anew."""
+    ids = TOKENIZER.encode_chat(messages)
+    return generate(chat.model, TOKENIZER, ids, max_tokens=6)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_every_turn_equals_a_fresh_read(family: str) -> None:
+    chat = make_chat(model_of(family), system="Be brief.")
+    for text in ["Hello", "And now?", "Tell me more", "x"]:
+        said = [{"role": "system", "content": "Be brief."}, *chat.messages]
+        expected = fresh(chat, [*said, {"role": "user", "content": text}])
+        assert reply(chat, text) == expected
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_second_turn_reads_only_what_is_new(family: str) -> None:
+    chat = make_chat(model_of(family), messages=[])
+    text = "A first message that is longer than any window here"
+    reply(chat, text)
+    reply(chat, "Next")
+    assert chat.reused_tokens >= len(TOKENIZER.encode_chat([{"role": "user", "content": text}]))
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_reply_can_be_made_again_without_reading_its_prompt(family: str) -> None:
+    chat = make_chat(model_of(family))
+    text = "A message longer than any window here"
+    first = reply(chat, text)
+    prompt = TOKENIZER.encode_chat([{"role": "user", "content": text}])
+    chat.messages.clear()
+    assert reply(chat, text) == first
+    assert chat.reused_tokens == len(prompt) - 1
+
+
+@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("keep", [0, 2, 3])
+def test_an_edited_conversation_equals_a_fresh_read(family: str, keep: int) -> None:
+    chat = make_chat(model_of(family))
+    for text in ["One", "Two, a little longer", "Three"]:
+        reply(chat, text)
+    chat.messages = chat.messages[: keep // 2 * 2]
+    if keep == 3:
+        chat.messages[1] = {"role": "assistant", "content": "Something else"}
+    expected = fresh(chat, [*chat.messages, {"role": "user", "content": "Again"}])
+    assert reply(chat, "Again") == expected
+
+
+@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_interrupted_reply_keeps_its_text_and_the_chat_goes_on(family: str, after: int) -> None:
+    chat = make_chat(model_of(family), max_tokens=9)
+    stream = chat.send("A message longer than any window here")
+    parts = [next(stream).text for _ in range(after)]
+    stream.close()
+    kept = "".join(parts)
+    said = chat.messages[1:]
+    assert said == ([{"role": "assistant", "content": kept}] if kept else [])
+    expected = generate(
+        chat.model,
+        TOKENIZER,  # type: ignore[arg-type]
+        TOKENIZER.encode_chat([*chat.messages, {"role": "user", "content": "Go on"}]),
+        max_tokens=9,
+    )
+    assert reply(chat, "Go on") == expected
+
+
+def test_a_message_that_cannot_be_answered_is_taken_back() -> None:
+    chat = make_chat(model_of("mistral"), context=20)
+    with pytest.raises(ContextError):
+        reply(chat, "much too long for twenty tokens")
+    assert chat.messages == []
+    assert reply(chat, "ok") == fresh(chat, [{"role": "user", "content": "ok"}])
+
+
+def test_options_of_a_turn_override_the_chats_own() -> None:
+    chat = make_chat(model_of("mistral"))
+    assert len(list(chat.send("Hello", max_tokens=2))) == 2
+    assert len(list(chat.send("Hello"))) == 6
+    with pytest.raises(MlxMistralError, match="top-p"):
+        reply(make_chat(model_of("mistral"), top_p=7), "Hello")
+
+
+def test_clearing_forgets_messages_and_keeps_the_system_prompt() -> None:
+    chat = make_chat(model_of("mistral"), system="S")
+    first = reply(chat, "Hello")
+    chat.clear()
+    assert chat.messages == []
+    assert reply(chat, "Hello") == first
+
+
+def test_progress_counts_only_what_is_read() -> None:
+    chat, told = make_chat(model_of("mistral")), []
+    list(chat.send("Hello"))
+    list(chat.send("You", progress=lambda done, total: told.append((done, total))))
+    prompt = len(TOKENIZER.encode_chat(chat.messages[:3]))
+    assert told[-1] == (prompt - chat.reused_tokens,) * 2
