@@ -112,7 +112,7 @@ def _read_text(fields: Fields, model_type: object, quantization: QuantConfig | N
 
 
 def _unsupported(model_type: object, fields: Fields) -> ConfigError:
-    if fields.take("kv_lora_rank", None) is not None or model_type in _MLA:
+    if fields.take("kv_lora_rank", None) is not None or str(model_type) in _MLA:
         name = _MLA.get(str(model_type), "Mistral Large 3, Mistral Small 4")
         return ConfigError(
             f"{fields.where} describes multi-head latent attention ({name}); "
