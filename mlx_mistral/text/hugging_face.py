@@ -8,8 +8,9 @@ been cut at its control tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from mlx_mistral.text.token_ids import checked_id, checked_ids, checked_text
 # Stands before a part of a text, so that the part is not taken for a text's beginning.
 _ANCHOR = "\U0010fffdpart\U0010fffd"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_CONTROL_SHAPE = re.compile(r"\[/?[A-Z_]+\]|<[^<>\s]+>")
 
 
 def load_hugging_face(path: Path) -> HuggingFaceTokenizer:
@@ -55,6 +57,7 @@ class HuggingFaceTokenizer:
         )
         self._pieces = {token_id: piece for piece, token_id in rust.get_vocab().items()}
         self.vocab_size = max(self._pieces, default=-1) + 1
+        rust.add_special_tokens(_unmarked_control_tokens(rust, settings.templates.values()))
         self._control = {
             token_id: token.content
             for token_id, token in rust.get_added_tokens_decoder().items()
@@ -64,6 +67,8 @@ class HuggingFaceTokenizer:
         self.bos_id = self._required_id("bos", settings.bos, path)
         self.eos_ids = frozenset(settings.eos_ids) | {self._required_id("eos", settings.eos, path)}
         rust.add_tokens([AddedToken(_ANCHOR, special=False, normalized=False)])
+        unknown = getattr(rust.model, "unk_token", None)
+        self._unknown_id = self._control_ids.get(unknown) if unknown is not None else None
         names = sorted(self._control_ids, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
@@ -172,7 +177,10 @@ class HuggingFaceTokenizer:
                 raise ValueError("the template leaves out the message that was to be continued")
         shown = {ord(stand_in): name for name, stand_in in hidden.items()}
         if rendered.translate(shown) == rendered:
-            return self._rust.encode(rendered, add_special_tokens=False).ids
+            ids = self._rust.encode(rendered, add_special_tokens=False).ids
+            written = [self._control_ids[text] for text in self._control_text.findall(rendered)]
+            if self._control_in(ids) == [i for i in written if i != self._unknown_id]:
+                return ids
         return self._encode_parts(rendered, shown)
 
     def _encode_parts(self, rendered: str, shown: Mapping[int, str]) -> list[int]:
@@ -191,8 +199,26 @@ class HuggingFaceTokenizer:
             self._templates[source] = ChatTemplate(source)
         return self._templates[source]
 
+    def _control_in(self, ids: Sequence[int]) -> list[int]:
+        return [i for i in ids if i in self._control and i != self._unknown_id]
+
     def _encode_text(self, text: str, *, opens: bool) -> list[int]:
-        """Ids of `text` with no control token read from it; `opens`: nothing stands before it."""
+        """Ids of `text` with no control token read from it; `opens`: nothing stands before it.
+
+        Where the vocabulary builds a control token even from plain text, its text is cut in two.
+        """
+        ids = self._encode_plainly(text, opens=opens)
+        if not self._control_in(ids):
+            return ids
+        cuts = [match.start() + 1 for match in self._control_text.finditer(text)]
+        ids = []
+        for start, end in pairwise([0, *cuts, len(text)]):
+            ids += self._encode_plainly(text[start:end], opens=opens and start == 0)
+        if self._control_in(ids):
+            raise ValueError("the vocabulary makes a control token of this text")
+        return ids
+
+    def _encode_plainly(self, text: str, *, opens: bool) -> list[int]:
         if not text:
             return []
         with self._control_text_as_text():
@@ -214,3 +240,14 @@ class HuggingFaceTokenizer:
             yield
         finally:
             self._rust.encode_special_tokens = False
+
+
+def _unmarked_control_tokens(rust: RustTokenizer, templates: Collection[str]) -> list[AddedToken]:
+    """Added tokens that a template writes, although tokenizer.json does not call them special."""
+    return [
+        AddedToken(token.content, special=True, normalized=False)
+        for token in rust.get_added_tokens_decoder().values()
+        if not token.special
+        and _CONTROL_SHAPE.fullmatch(token.content)
+        and any(token.content in template for template in templates)
+    ]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import reduce, wraps
 from types import FrameType
 from typing import Any
 
@@ -24,11 +25,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 LARGEST_TEMPLATE_CHARS = 1_000_000
-LARGEST_VALUE = 16_000_000
+LARGEST_VALUE = 8_000_000
 """Characters of a text, or items of a list: more than any context holds."""
+LARGEST_TOTAL = 200_000_000
+"""The same, over all values that one rendering makes."""
+LARGEST_INTEGER_BITS = 4096
+LARGEST_TREE = 100_000
+"""Items of nested lists and objects that are written as one text."""
 LONGEST_SECONDS = 10.0
 
-_ALLOWED_FILTERS = (
+_FILTERS = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float"),
     *("int", "items", "last", "length", "list", "lower", "map", "max", "min", "reject"),
     *("rejectattr", "reverse", "round", "safe", "select", "selectattr", "sort", "title", "trim"),
@@ -37,6 +43,9 @@ _ALLOWED_FILTERS = (
 _GROWING_METHODS = frozenset(
     ("center", "expandtabs", "format", "format_map", "ljust", "rjust", "translate", "zfill")
 )
+_SPLITTING_METHODS = frozenset(("partition", "rpartition", "rsplit", "split", "splitlines"))
+_SPLIT_WEIGHT = 30  # bytes that a short text of its own takes
+_LIST_WEIGHT = 8  # bytes that a place in a list takes
 _STRFTIME = re.compile(r"[^%]*(?:%[-a-zA-Z%][^%]*)*")
 
 
@@ -49,68 +58,125 @@ class ChatTemplate:
             raise SecurityError(
                 f"the chat template has {len(source)} characters, which is too long"
             )
-        self._template = _Sandbox().from_string(source)
+        self._sandbox = _Sandbox()
+        self._template = self._sandbox.from_string(source)
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The chat as the template writes it.
 
-        Raises: TemplateError and others of jinja2: the template refuses the chat or fails.
+        Raises: TemplateError and others: the template refuses the chat, fails, or asks too much.
         """
+        self._sandbox.spent = 0
         with _deadline(LONGEST_SECONDS):
             return self._template.render(variables)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja2's sandbox with every operation bounded whose result can outgrow its operands."""
+    """Jinja2's sandbox with every operation counted that makes a new text or list."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def __init__(self) -> None:
+        self.spent = 0
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols"],
             optimized=False,  # constants are folded at compile time otherwise, before the deadline
-            finalize=_bounded,
+            finalize=_finite,
         )
-        self.filters = {name: FILTERS[name] for name in _ALLOWED_FILTERS} | {
-            "join": _join,
-            "replace": _replace,
+        self.filters = {name: self._counted(FILTERS[name]) for name in _FILTERS} | {
+            "join": self._join,
+            "replace": self._replace,
             "string": _text_of,
             "tojson": _to_json,
         }
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        self.concat = _concat  # type: ignore[method-assign]
+        self.concat = self._concat  # type: ignore[method-assign]
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         _ConcatAsAdd().visit(tree)
         return tree
 
+    def _spend(self, size: int, *, weight: int = 1) -> None:
+        """Counts a new value of `size` characters, or of items that weigh more than those."""
+        self.spent += size * weight
+        if size > LARGEST_VALUE or self.spent > LARGEST_TOTAL:
+            raise SecurityError(
+                f"the chat template makes a value of {size} items, which is too much"
+            )
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str) and attr in _GROWING_METHODS:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No `str.format`, not even jinja2's safe one: widths can be anything."""
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, slice):
+            self._spend(_length(obj))
+        return super().getitem(obj, argument)
+
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and isinstance(left, str | list | tuple):
-            _check_size(len(left) + (len(right) if hasattr(right, "__len__") else 0))
-        elif operator == "*" and isinstance(left, int) and isinstance(right, int):
-            _check_size(left.bit_length() + right.bit_length())
+        if isinstance(left, int) and isinstance(right, int):
+            if operator == "**" and left.bit_length() * abs(right) > LARGEST_INTEGER_BITS:
+                raise SecurityError("the chat template raises a number to too high a power")
+            if operator == "*":
+                self._spend((left.bit_length() + right.bit_length()) // 8)
+        elif operator == "+":
+            self._spend(_length(left) + _length(right))
         elif operator == "*":
-            _check_size(_size(left) * _size(right))
-        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
-            _check_size(left.bit_length() * abs(right))
+            self._spend(_times(left) * _times(right))
         elif operator == "%" and isinstance(left, str):
             raise SecurityError("the chat template formats text with %, which is not allowed")
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
-        if isinstance(owner, str):
-            if name in _GROWING_METHODS:
-                raise SecurityError(f"the chat template calls .{name}(), which is not allowed")
-            if name == "replace":
-                return _replace(owner, *args)
-            if name == "join":
-                return _join(args[0], owner)
+        if isinstance(owner, str) and name == "replace":
+            return __self._replace(owner, *args)
+        if isinstance(owner, str) and name == "join":
+            return __self._join(args[0], owner)
+        weight = _SPLIT_WEIGHT if name in _SPLITTING_METHODS else 1
+        __self._spend(_length(owner) + sum(map(_length, args)), weight=weight)
         return super().call(__context, __obj, *args, **kwargs)
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, a filter, paid for by the length of what it is applied to."""
+
+        @wraps(function)  # with the marks that tell jinja2 what to pass first
+        def paid(*args: Any, **kwargs: Any) -> Any:
+            self._spend(sum(map(_length, args)), weight=_LIST_WEIGHT)
+            return function(*args, **kwargs)
+
+        return paid
+
+    def _concat(self, parts: Iterable[str]) -> str:
+        pieces = []
+        for part in parts:
+            self._spend(len(part))
+            pieces.append(part)
+        text = "".join(pieces)
+        if len(text) > LARGEST_VALUE:
+            self._spend(len(text))
+        return text
+
+    def _join(self, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
+        items = list(value)
+        if attribute is not None:
+            items = [self.getitem(item, attribute) for item in items]
+        texts = [_text_of(item) for item in items]
+        self._spend(sum(map(len, texts)) + len(d) * len(texts))
+        return d.join(texts)
+
+    def _replace(self, value: Any, old: str, new: str, count: int | None = None) -> str:
+        text = _text_of(value)
+        self._spend(len(text) + text.count(old) * len(new))
+        return text.replace(old, new, -1 if count is None else count)
 
 
 class _ConcatAsAdd(NodeTransformer):
@@ -122,10 +188,7 @@ class _ConcatAsAdd(NodeTransformer):
             nodes.Filter(term, "string", [], [], None, None, lineno=node.lineno)
             for term in node.nodes
         ]
-        total = terms[0]
-        for term in terms[1:]:
-            total = nodes.Add(total, term, lineno=node.lineno)
-        return total
+        return reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), terms)
 
 
 @contextmanager
@@ -146,66 +209,45 @@ def _deadline(seconds: float) -> Iterator[None]:
         sys.settrace(before)
 
 
-def _size(value: Any) -> int:
-    """The length of a sequence, or what an integer multiplies by."""
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes | list | tuple | dict) else 0
+
+
+def _times(value: Any) -> int:
+    """What an operand contributes to the length of a product."""
     if isinstance(value, int):
-        return abs(value) if value.bit_length() < 64 else LARGEST_VALUE + 1
-    return len(value) if isinstance(value, str | bytes | list | tuple) else 1
+        return min(abs(value), LARGEST_TOTAL + 1)
+    return max(1, _length(value))
 
 
-def _check_size(size: int) -> None:
-    if size > LARGEST_VALUE:
-        raise SecurityError(f"the chat template makes a value of {size} items, which is too large")
-
-
-def _bounded(value: Any) -> Any:
-    """`value`, if its text is bounded: a list may hold itself many times over."""
-    budget = LARGEST_VALUE // 16
-    pending = [value]
+def _finite(value: Any) -> Any:
+    """`value`, if it is data whose text is bounded: a list may hold itself many times over."""
+    pending, seen = [value], 0
     while pending:
         item = pending.pop()
+        seen += 1
         if isinstance(item, Mapping):
             pending.extend(item.keys())
             pending.extend(item.values())
         elif isinstance(item, list | tuple | set):
             pending.extend(item)
-        elif not isinstance(item, str | int | float | Undefined | None):
+        elif isinstance(item, str):
+            seen += len(item) * LARGEST_TREE // LARGEST_VALUE
+        elif not isinstance(item, int | float | Undefined | None):
             raise SecurityError(f"the chat template writes a {type(item).__name__} as text")
-        budget -= 1 + (len(item) // 16 if isinstance(item, str) else 0)
-        if budget < 0:
-            _check_size(LARGEST_VALUE + 1)
+        if seen > LARGEST_TREE or len(pending) > LARGEST_TREE:
+            raise SecurityError("the chat template writes a list without measure")
     return value
 
 
-def _concat(parts: Iterable[str]) -> str:
-    pieces = list(parts)
-    _check_size(sum(map(len, pieces)))
-    return "".join(pieces)
-
-
 def _text_of(value: Any) -> str:
-    return str(_bounded(value))
-
-
-def _join(value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    items = list(value)
-    if attribute is not None:
-        items = [item[attribute] for item in items]
-    texts = [_text_of(item) for item in items]
-    _check_size(sum(map(len, texts)) + len(d) * len(texts))
-    return d.join(texts)
-
-
-def _replace(value: Any, old: str, new: str, count: int = -1) -> str:
-    text = _text_of(value)
-    _check_size(len(text) + text.count(old) * len(new))
-    return text.replace(old, new, -1 if count is None else count)
+    return str(_finite(value))
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
     if indent is not None and not 0 <= indent <= 8:
         raise SecurityError(f"the chat template indents JSON by {indent}, which is not allowed")
-    return json.dumps(_bounded(value), ensure_ascii=ensure_ascii, indent=indent)
+    return json.dumps(_finite(value), ensure_ascii=ensure_ascii, indent=indent)
 
 
 def _raise_exception(message: str) -> None:
