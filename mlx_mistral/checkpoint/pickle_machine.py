@@ -176,6 +176,8 @@ class _Machine:
         raise self._refused("a persistent id is no storage")
 
     def _reduce(self, function: object, arguments: object) -> Any:
+        if type(arguments) is not tuple:
+            raise self._refused("it calls something with no tuple of arguments")
         match function, arguments:
             case _Name("collections", "OrderedDict"), ():
                 return {}

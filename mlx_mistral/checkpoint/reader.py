@@ -52,6 +52,7 @@ class Checkpoint:
             # Evaluated at once, while nothing else holds the stack, this writes in place.
             stack[number] = expert
             evaluated(stack, parameter.name)
+            del expert  # before the next one is read
         if stack is None:
             raise CheckpointError(f"{parameter.name} has no experts")
         return stack

@@ -110,6 +110,8 @@ def _integers(value: object, limit: int, what: str, path: Path) -> tuple[int, ..
 
 
 def _check_metadata(metadata: Any, path: Path) -> None:
+    if metadata is None:  # as MLX writes none
+        return
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _malformed(path, "__metadata__ is no table of texts")
 
