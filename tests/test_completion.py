@@ -92,6 +92,10 @@ def test_overlapping_beginnings_of_a_stop_string_are_kept_apart(pieces: list[str
     assert (out, ended) == ("ab", True)
 
 
+def test_the_earliest_of_several_stop_strings_counts() -> None:
+    assert StopStrings(["late", "early"]).add("so early, then late") == ("so ", True)
+
+
 def test_an_empty_stop_string_is_refused(model: Model) -> None:
     with pytest.raises(TokenizerError, match="empty"):
         responses(model, "x", stop=["a", ""])

@@ -75,6 +75,16 @@ def test_a_batch_of_uneven_prompts_equals_each_text_alone(
         assert np.abs(logits[row, longest - n :] - alone).max() < TOLERANCE
 
 
+@pytest.mark.parametrize("window", [None, 3])
+def test_no_token_of_a_padded_batch_sees_nothing(window: int | None) -> None:
+    """A row of scores with nothing in it would be the kernel's choice of garbage."""
+    cache = model_with(window).make_cache(left_padding=[0, 7])[0]
+    mask = np.array(cache.make_mask(9))
+    assert mask.shape == (2, 1, 9, 9)
+    assert mask.any(axis=-1).all()
+    assert not mask[1, 0, 7:, :7].any()
+
+
 def test_query_scaling_and_yarn_count_from_each_text_of_a_batch() -> None:
     model = tiny_model(tiny_config(**FAMILIES["ministral3"]))
     short, long = random_ids(6), random_ids(30, seed=1)
@@ -101,7 +111,7 @@ def test_each_layer_has_the_kind_of_cache_that_its_window_asks_for() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("context", [1, 4, 20, 300])
+@pytest.mark.parametrize("context", [1, 5, 6, 20, 300])
 def test_a_context_is_honoured_or_refused_by_every_family(family: str, context: int) -> None:
     """Memory stays within the context; what is answered is what an unbounded cache answers."""
     model, ids = tiny_model(tiny_config(**FAMILIES[family])), random_ids(320)
