@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_mistral.errors import TokenizerError
+from mlx_mistral.text.foreign import as_tokenizer_error
 
 Kind = Literal["tekken", "sentencepiece", "hugging_face"]
 
@@ -36,7 +37,8 @@ def find_tokenizer(folder: str | Path) -> TokenizerFile:
     if place.is_file():
         found = _classified(place)
     elif place.is_dir():
-        found = _best_of(place)
+        with as_tokenizer_error(f"{place} cannot be read", "check its permissions"):
+            found = _best_of(place)
     else:
         raise TokenizerError(f"no such folder: {place}; give the folder that holds the model")
     if found is None:

@@ -86,7 +86,8 @@ class SentencePieceVocabulary:
             )
 
     def _byte_ids(self) -> list[int]:
-        return [i for i in range(self.common.n_words) if self._model.IsByte(i)]
+        pieces = enumerate(self.common.vocab())
+        return [i for i, piece in pieces if piece.startswith("<0x") and self._model.IsByte(i)]
 
     def _visible_id(self) -> int:
         """An id with a text, to stand before another in `_text_after_other_text`."""

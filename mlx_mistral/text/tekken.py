@@ -29,9 +29,8 @@ class TekkenVocabulary:
             f"{path.name} is not a Tekken tokenizer, in {path.parent}", "download it again"
         ):
             self.common = _read(path)
+            self._control = {i: self.common.id_to_piece(i) for i in self.common.special_ids}
         self.version = f"{self.common.version.value}-tekken"
-        tokens = self.common._all_special_tokens
-        self._control = {int(token["rank"]): str(token["token_str"]) for token in tokens}
         self._control_ids = {name: token_id for token_id, name in self._control.items()}
         self._piece_bytes = lru_cache(maxsize=None)(self.common.id_to_byte_piece)
 
@@ -58,11 +57,17 @@ class TekkenVocabulary:
 class _QuickTekkenizer(Tekkenizer):
     """A Tekkenizer that skips decoding its 131072 pieces one by one, half of its loading time.
 
-    The list it would fill is read by its `vocab()` alone, which is left empty here.
+    The list it would fill is read by its `vocab()` alone, which is of no use here.
     """
 
+    _built = False
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._built = True
+
     def id_to_piece(self, token_id: int) -> str:
-        return super().id_to_piece(token_id) if hasattr(self, "_vocab") else ""
+        return super().id_to_piece(token_id) if self._built else ""
 
 
 def _read(path: Path) -> Tekkenizer:

@@ -331,6 +331,12 @@ def test_control_tokens_are_found_by_name(ours, name):
     assert tokenizer.control_id("no such token") is None
 
 
+def test_the_first_pieces_are_named_as_in_mistral_common(ours, theirs, name):
+    common = theirs(name).instruct_tokenizer.tokenizer
+    assert ours(name).pieces(range(40)) == [common.id_to_piece(i) for i in range(40)]
+    assert [ours(name).is_control(i) for i in range(40)] == list(map(common.is_special, range(40)))
+
+
 def test_messages_are_left_as_they_were(ours):
     messages = [user("Hi"), call({"città": "x"}), result("y"), assistant("z", prefix=True)]
     before = json.dumps(messages)

@@ -72,6 +72,18 @@ def test_broken_utf8_becomes_the_marks_of_the_full_decode(ours, theirs, bytes_):
         assert "\ufffd" in tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("between", [2, 3])
+def test_a_control_token_ends_a_character_that_lacks_bytes(ours, theirs, between):
+    for name in ("v3", "v3-tekken"):
+        tokenizer = ours(name)
+        ids = tokenizer.encode("\U0001fae0")
+        assert len(ids) >= 4
+        ids[-2:-2] = [between]
+        expected = theirs(name).decode(ids)
+        assert "".join(streamed(tokenizer, ids)) == expected
+        assert "\U0001fae0" not in expected
+
+
 def test_a_finished_stream_starts_anew(ours, name):
     tokenizer = ours(name)
     stream = tokenizer.stream()
