@@ -47,8 +47,12 @@ def run(args: argparse.Namespace) -> None:
     if is_person and not args.plain:
         _talk(args, chat)
         return
+    n_messages = 0
     for message in _lines(shows_prompt=is_person and not args.quiet):
+        n_messages += 1
         _reply(args, chat, message)
+    if not n_messages and not is_person:
+        note("nothing came in on stdin; each line there is a message", quiet=args.quiet)
 
 
 def _open_chat(args: argparse.Namespace) -> Chat:

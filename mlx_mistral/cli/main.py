@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        _flush_quietly()
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
         return ExitStatus.INTERRUPTED
     except BrokenPipeError:
         # The reader had enough, as `head` does; nothing is left to be said to anyone.

@@ -94,7 +94,8 @@ def _has_escapes() -> bool:
 
 def write_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout, and nothing else there."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    print(printable(text) if sys.stdout.isatty() else text)
 
 
 def write_lines(lines: list[str]) -> None:

@@ -86,3 +86,15 @@ def test_a_damaged_folder_is_one_line(run: Run, tiny: Path, tmp_path: Path) -> N
     ended = run("info", tmp_path)
     assert failed_in_one_line(ended)
     assert "\x1b" not in ended.err
+
+
+def test_files_that_do_not_hold_what_the_configuration_says_are_remarked_on(
+    run: Run, tiny: Path, tmp_path: Path
+) -> None:
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 50}))
+    ended = run("info", tmp_path)
+    assert ended.status == 0
+    assert "the files hold" in ended.err
