@@ -137,14 +137,11 @@ def _reply(args: argparse.Namespace, chat: Chat, message: str) -> None:
     progress = Progress(quiet=args.quiet)
     writer = ReplyWriter()
     last = None
-    responses = chat.send(message, progress=progress.prefill)
     try:
-        for last in responses:
+        for last in chat.send(message, progress=progress.prefill):
             progress.clear()
             writer.write(last.text)
     finally:
-        # Settles the chat's cache now, where an interruption left the loop.
-        responses.close()  # type: ignore[attr-defined]
         progress.clear()
         writer.end()
     if last is not None and sys.stderr.isatty():

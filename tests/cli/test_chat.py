@@ -13,6 +13,13 @@ import mlx_mistral
 from mlx_mistral import Chat, load
 
 SHORT = ("--max-tokens", "6")
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+AT_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches this process
+from mlx_mistral.cli.main import main
+sys.exit(main())
+"""
 
 
 def replies(folder: Path, *messages: str, system: str | None = None) -> list[str]:
@@ -56,16 +63,19 @@ def test_a_message_beyond_the_context_is_one_error(run: Run, tiny: Path) -> None
 
 
 def at_a_terminal(*args: str | Path, keys: list[bytes]) -> tuple[int, bytes]:
-    """Status and screen of the program on a terminal; each entry is typed at a prompt."""
+    """Status and screen of the program on a terminal.
+
+    Each entry is typed at a prompt; Ctrl-C is typed when a reply has begun.
+    """
     ours, theirs = pty.openpty()
     root = str(Path(mlx_mistral.__file__).parents[1])
     process = subprocess.Popen(
-        [sys.executable, "-m", "mlx_mistral", *map(str, args)],
+        [sys.executable, "-c", AT_A_TERMINAL, *map(str, args)],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         env={**os.environ, "PYTHONPATH": root, "TERM": "dumb"},
     )  # fmt: skip
     os.close(theirs)
-    screen = b""
+    screen, typed = b"", 0
     waiting = list(keys)
     while True:
         try:
@@ -75,8 +85,10 @@ def at_a_terminal(*args: str | Path, keys: list[bytes]) -> tuple[int, bytes]:
         if not part:
             break
         screen += part
-        if waiting and screen.endswith(b"> "):
+        is_prompt = screen.endswith(b"> ")
+        if waiting and (len(screen) > typed + 200 if waiting[0] == CTRL_C else is_prompt):
             os.write(ours, waiting.pop(0))
+            typed = len(screen)
     os.close(ours)
     return process.wait(timeout=60), screen
 
@@ -90,7 +102,7 @@ def test_a_person_at_a_terminal_gets_prompts_commands_and_replies(tiny: Path) ->
 
 
 def test_a_message_that_does_not_fit_does_not_end_a_conversation(tiny: Path) -> None:
-    keys = [b"Hello " * 50 + b"\n", b"Hi\n", b"\x04"]
+    keys = [b"Hello " * 50 + b"\n", b"Hi\n", CTRL_D]
     status, screen = at_a_terminal("chat", tiny, *SHORT, "--context", "14", keys=keys)
     assert status == 0, screen
     assert screen.count(b"error: ") == 1
@@ -98,6 +110,20 @@ def test_a_message_that_does_not_fit_does_not_end_a_conversation(tiny: Path) -> 
 
 
 def test_plain_mode_at_a_terminal_treats_every_line_as_a_message(tiny: Path) -> None:
-    status, screen = at_a_terminal("chat", tiny, *SHORT, "--plain", keys=[b"/help\n", b"\x04"])
+    status, screen = at_a_terminal("chat", tiny, *SHORT, "--plain", keys=[b"/help\n", CTRL_D])
     assert status == 0, screen
     assert b"forgets the conversation" not in screen
+
+
+def test_an_interrupted_reply_does_not_end_a_conversation(tiny: Path) -> None:
+    keys = [b"Hello\n", CTRL_C, b"/clear\n", b"Hi\n", CTRL_C, CTRL_D]
+    status, screen = at_a_terminal("chat", tiny, "--max-tokens", "1000000", keys=keys)
+    assert status == 0, screen
+    assert screen.count(b"stopped") == 2
+    assert b"Traceback" not in screen
+
+
+def test_an_interruption_at_the_prompt_ends_it_with_130(tiny: Path) -> None:
+    status, screen = at_a_terminal("chat", tiny, "--system", "x" * 300, *SHORT, keys=[b"\x03\n"])
+    assert status == 130, screen
+    assert b"Traceback" not in screen
