@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
 
 from mlx_mistral.config import ModelConfig
@@ -62,7 +63,7 @@ def cached_folder(repo: Repo, *, weights_alone: bool = False) -> Path | None:
 def list_cached() -> list[CachedModel]:
     """The models of supported architectures in the cache, by name."""
     try:
-        cache = huggingface_hub.scan_cache_dir()
+        cache = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         return []
     models = []
@@ -105,7 +106,7 @@ def remove(model: str) -> int:
     if isinstance(where, Path):
         raise ModelNotFoundError(f"{where} is no part of the cache; delete it yourself")
     try:
-        cache = huggingface_hub.scan_cache_dir()
+        cache = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
         raise ModelNotFoundError(f"{where} is not in the cache") from None
     commits = [

@@ -37,7 +37,7 @@ def locate(model: str | Path, *, revision: str | None = None) -> Path | Repo:
 
         return Path(demo.model_path())
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return folder
     name, at, tail = str(model).partition("@")
     match = _REPO.fullmatch(ALIASES.get(name, name) + at + tail)
@@ -47,7 +47,7 @@ def locate(model: str | Path, *, revision: str | None = None) -> Path | Repo:
 
 
 def _unknown(model: str, folder: Path) -> str:
-    if folder.exists():
+    if model and folder.exists():
         return f"{model} is a file; give the folder that it lies in"
     close = difflib.get_close_matches(model, [DEMO, *ALIASES], n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"aliases: {', '.join(ALIASES)}"

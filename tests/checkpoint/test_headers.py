@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +66,7 @@ def full_size(folder: Path, params: dict[str, Any]) -> Path:
             shapes[f"{layer}.feed_forward.gate.weight"] = [experts, dim]
     tensors = {}
     for name, shape in shapes.items():
-        count = 1
-        for n in shape:
-            count *= n
-        tensors[name] = ("BF16", shape, BF16 * count)
+        tensors[name] = ("BF16", shape, BF16 * math.prod(shape))
     (folder / "params.json").write_text(json.dumps(params))
     sparse_safetensors(folder / "consolidated.safetensors", tensors)
     return folder
@@ -142,9 +142,6 @@ def test_quantized_weights_count_as_what_they_stand_for(
 
 
 def test_headers_are_read_without_mlx(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     write_official(tmp_path, official_weights(hf_weights()))
     code = (
         "import sys\n"
