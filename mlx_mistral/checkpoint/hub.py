@@ -73,7 +73,7 @@ def download(repo: Repo, *, progress: bool = True) -> Path:
                 repo.id,
                 revision=repo.revision,
                 allow_patterns=[*files.names, *BESIDE_WEIGHTS],
-                tqdm_class=None if progress else _Silent,
+                tqdm_class=None if progress else Silent,
             )
         )
 
@@ -150,7 +150,7 @@ def _check_disk(repo: Repo, needed_bytes: int) -> None:
         )
 
 
-class _Silent(tqdm):
+class Silent(tqdm):
     """A progress bar that shows nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -38,12 +38,8 @@ def read_repo(repo: Repo) -> Headers:
     Raises: as `resolve`; CheckpointError also where the weights are .pth or .pt files.
     """
     with told_plainly(repo):
-        info = huggingface_hub.HfApi().model_info(
-            repo.id, revision=repo.revision, files_metadata=True
-        )
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        found = choose_layout(repo, sizes)
-        remote = _RemoteFiles(Repo(repo.id, info.sha or repo.revision), sizes)
+        remote = RemoteFiles.of(repo)
+        found = choose_layout(repo, remote.sizes)
         raw_config = remote.json(found.config)
         table = weight_map(remote.json(found.index), found.index) if found.index else {}
         files = sorted(set(table.values())) or found.weights
@@ -54,17 +50,26 @@ def read_repo(repo: Repo) -> Headers:
     return interpret(found, raw_config, tensors, paths, str(repo))
 
 
-class _RemoteFiles:
-    """Parts of a repository's files."""
+class RemoteFiles:
+    """Parts of a repository's files, at one commit."""
 
     def __init__(self, repo: Repo, sizes: dict[str, int]) -> None:
-        self._repo, self._sizes = repo, sizes
+        self._repo, self.sizes = repo, sizes
+
+    @classmethod
+    def of(cls, repo: Repo) -> RemoteFiles:
+        """The files that a repository lists, and their sizes in bytes."""
+        info = huggingface_hub.HfApi().model_info(
+            repo.id, revision=repo.revision, files_metadata=True
+        )
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        return cls(Repo(repo.id, info.sha or repo.revision), sizes)
 
     def json(self, name: str) -> dict[str, object]:
         """A small file, whole."""
-        if self._sizes.get(name, 0) > MAX_JSON_BYTES:
+        if self.sizes.get(name, 0) > MAX_JSON_BYTES:
             raise CheckpointError(f"{self._repo}: {name} is too large to be a JSON file of a model")
-        return parse_json(self._bytes(name, 0, self._sizes.get(name, 0)), f"{self._repo}: {name}")
+        return parse_json(self.read(name, 0, self.sizes.get(name, 0)), f"{self._repo}: {name}")
 
     def tensors(self, name: str) -> dict[str, TensorInfo]:
         """What a safetensors file's header describes."""
@@ -73,16 +78,16 @@ class _RemoteFiles:
                 f"{self._repo} holds {name}, whose header lies at its end; "
                 "`models pull` it to look inside"
             )
-        if name not in self._sizes:
+        if name not in self.sizes:
             raise CheckpointError(f"{self._repo}: {name} is missing; choose another repository")
-        size, path = self._sizes[name], Path(name)
-        start = self._bytes(name, 0, min(FIRST_BYTES, size))
+        size, path = self.sizes[name], Path(name)
+        start = self.read(name, 0, min(FIRST_BYTES, size))
         end = LENGTH_BYTES + header_length(start, size, path)
         if end > len(start):
-            start += self._bytes(name, len(start), end)
+            start += self.read(name, len(start), end)
         return parse_header(start[LENGTH_BYTES:end], size, path)
 
-    def _bytes(self, name: str, begin: int, end: int) -> bytes:
+    def read(self, name: str, begin: int, end: int) -> bytes:
         """Bytes begin to end. A server that would send the whole file is hung up on."""
         if begin >= end:
             return b""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_mistral.config import arithmetic
-from mlx_mistral.errors import CheckpointError, ModelNotFoundError, TokenizerError
+from mlx_mistral.errors import CheckpointError, TokenizerError
 
 from . import options
 from .info_text import TokenizerFacts, bits_per_weight, to_lines
@@ -79,15 +81,30 @@ def _check_count(args: argparse.Namespace, headers: Headers) -> None:
 
 
 def _read_tokenizer(args: argparse.Namespace) -> TokenizerFacts | None:
-    """None where there is none, or the model lies on the Hub and nothing is to be downloaded."""
-    from mlx_mistral.checkpoint.hub_cache import cached_path
-    from mlx_mistral.text import load_tokenizer
+    """None where there is none, or where a few kilobytes do not tell it."""
+    from mlx_mistral.checkpoint.hub_cache import cached_folder
+    from mlx_mistral.checkpoint.hub_tokenizer import peek_at_tokenizer
+    from mlx_mistral.checkpoint.model_name import locate
 
+    where = locate(args.model)
     try:
-        tokenizer = load_tokenizer(cached_path(args.model))
-    except (ModelNotFoundError, TokenizerError) as error:
+        if isinstance(where, Path):
+            return _load_facts(where)
+        cached = cached_folder(where, weights_alone=True)
+        if cached is not None:
+            return _load_facts(cached)
+        with tempfile.TemporaryDirectory() as peeked:
+            version = peek_at_tokenizer(where, Path(peeked))
+            return TokenizerFacts(version, None) if version else _load_facts(Path(peeked))
+    except TokenizerError as error:
         note(f"tokenizer: {error}", quiet=args.quiet)
         return None
+
+
+def _load_facts(folder: Path) -> TokenizerFacts:
+    from mlx_mistral.text import load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
     return TokenizerFacts(tokenizer.version, _chat_format(tokenizer))
 
 

@@ -149,10 +149,10 @@ def side_by_side(columns: Sequence[list[str]]) -> list[str]:
 
 def _folder(name: str, *, quiet: bool) -> Path:
     """Where a tokenizer lies: a tokenizer's own file is as good as a model."""
-    from mlx_mistral.checkpoint import resolve
+    from mlx_mistral.checkpoint.hub_tokenizer import resolve_tokenizer
 
     path = Path(name)
-    return path if path.is_file() else resolve(name, progress=not quiet)
+    return path if path.is_file() else resolve_tokenizer(name, progress=not quiet)
 
 
 def _read_source(args: argparse.Namespace) -> Source:

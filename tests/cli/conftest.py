@@ -1,19 +1,15 @@
-"""A random model in a folder, and a way to run the command line inside the test."""
+"""A random model in a folder."""
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from command_line import Ended, Run
 from mlx.utils import tree_flatten
 
 from mlx_mistral import ModelConfig, demo
-from mlx_mistral.cli.main import main
 from mlx_mistral.model import Model
 from mlx_mistral.text import load_tokenizer
 
@@ -46,19 +42,3 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = {name: 3.0 * array for name, array in tree_flatten(model.parameters())}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process: `run("generate", "demo", stdin=b"…")`."""
-
-    def run(*args: str | Path, stdin: bytes = b"") -> Ended:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
-        capsys.readouterr()
-        try:
-            status = main([str(arg) for arg in args])
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0
-        return Ended(int(status), *capsys.readouterr())
-
-    return run
