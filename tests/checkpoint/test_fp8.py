@@ -54,7 +54,7 @@ def spread(scale: np.ndarray, rows: int, columns: int) -> np.ndarray:
         for c in range(columns):
             if scale.size == 1:
                 out[r, c] = scale.reshape(-1)[0]
-            elif scale.shape[0] == rows:
+            elif scale.shape in ((rows,), (rows, 1)):
                 out[r, c] = scale.reshape(rows)[r]
             else:
                 out[r, c] = scale[r // 128, c // 128]
@@ -72,6 +72,7 @@ def spread(scale: np.ndarray, rows: int, columns: int) -> np.ndarray:
         (130, 260, (2, 3)),
         (128, 256, (1, 2)),
         (256, 128, (2, 1)),
+        (2, 200, (1, 2)),
     ],
 )
 def test_every_shape_of_scale_multiplies_its_weights(

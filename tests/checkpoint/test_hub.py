@@ -52,7 +52,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     write_torch(root / OFFICIAL / "consolidated.00.pth", official_weights(weights))
     write_official(root / PICKLED, official_weights(weights))
     (root / PICKLED / "consolidated.safetensors").unlink()
-    write_torch(root / PICKLED / "consolidated.00.pth", official_weights(weights))
+    for part in range(2):
+        half = dict(list(official_weights(weights).items())[part::2])
+        write_torch(root / PICKLED / f"consolidated.{part:02}.pth", half)
     write_sharded(root / SHARDED, weights)
     (root / OTHER).mkdir()
     (root / OTHER / "config.json").write_text('{"model_type": "bert"}')
@@ -93,7 +95,7 @@ def test_official_files_are_fetched_where_there_are_no_others(hub: FakeHub) -> N
 
 def test_pickles_are_fetched_where_there_is_nothing_else(hub: FakeHub) -> None:
     folder = resolve(PICKLED, progress=False)
-    assert names(folder) == {"params.json", "consolidated.00.pth"}
+    assert names(folder) == {"params.json", "consolidated.00.pth", "consolidated.01.pth"}
     assert load_model(folder).config.dim == 64
 
 
@@ -108,13 +110,21 @@ def test_a_complete_model_makes_no_second_request(hub: FakeHub, repo: str) -> No
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("lost", ["model-00002-of-00003.safetensors", "config.json"])
-def test_only_what_is_missing_is_fetched_again(hub: FakeHub, lost: str) -> None:
-    folder = resolve(SHARDED, progress=False)
+@pytest.mark.parametrize(
+    ("repo", "lost"),
+    [
+        (SHARDED, "model-00002-of-00003.safetensors"),
+        (SHARDED, "config.json"),
+        (BOTH, "tekken.json"),
+        (PICKLED, "consolidated.01.pth"),
+    ],
+)
+def test_only_what_is_missing_is_fetched_again(hub: FakeHub, repo: str, lost: str) -> None:
+    folder = resolve(repo, progress=False)
     (folder / lost).resolve().unlink()
     (folder / lost).unlink()
     hub.requests.clear()
-    assert resolve(SHARDED, progress=False) == folder
+    assert resolve(repo, progress=False) == folder
     assert hub.fetched() == [lost]
 
 

@@ -142,3 +142,8 @@ def test_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
 def test_a_repository_with_both_layouts_offers_hugging_face_first() -> None:
     names = ["params.json", "consolidated.safetensors", "config.json", "model.safetensors"]
     assert [files.kind for files in layouts(names)] == ["hf", "official"]
+
+
+def test_a_layout_without_its_configuration_comes_last() -> None:
+    names = ["model.safetensors", "params.json", "consolidated.safetensors"]
+    assert [files.kind for files in layouts(names)] == ["official", "hf"]
