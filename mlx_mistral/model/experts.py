@@ -14,6 +14,8 @@ import mlx.nn as nn
 
 from mlx_mistral.config import ModelConfig
 
+from .feed_forward import swiglu
+
 SORT_FROM = 4
 """Routed tokens an expert, on average, from which sorting them by expert pays."""
 
@@ -72,8 +74,8 @@ class Experts(nn.Module):
         return out[mx.argsort(order)].reshape(*chosen.shape, -1)
 
     def _run(self, x: mx.array, chosen: mx.array, is_sorted: bool) -> mx.array:
-        hidden = nn.silu(self.gate_proj(x, chosen, is_sorted)) * self.up_proj(x, chosen, is_sorted)
-        return self.down_proj(hidden, chosen, is_sorted)
+        gate, up = self.gate_proj(x, chosen, is_sorted), self.up_proj(x, chosen, is_sorted)
+        return self.down_proj(swiglu(gate, up), chosen, is_sorted)
 
 
 class ExpertLinear(nn.Module):
