@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import TokenizerError
-from mlx_mistral.generation import Sampling, generate_batch, generate_ids
+from mlx_mistral.generation import Sampling, SamplingOptions, generate_batch, generate_ids
+from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.prefill import Progress
 from mlx_mistral.model import Model
-from mlx_mistral.text.stop import StopStrings
+from mlx_mistral.text.reply import ReplyText
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -51,18 +51,13 @@ def stream_generate(
     prompt: Prompt,
     *,
     max_tokens: int = 256,
-    temp: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
     stop: Sequence[str] = (),
     prompt_cache: Sequence[KVCache] | None = None,
     context: int | None = None,
     kv_bits: int | None = None,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> Iterator[GenerationResponse]:
     """Yields a response for each token as it is made.
 
@@ -72,27 +67,20 @@ def stream_generate(
         updated in place. It stays usable when the caller stops early.
     context: bounds the cache to this many tokens, prompt and reply together.
     progress: called with the prompt tokens read so far and their total.
+    sampling: temp, top_k, top_p, min_p, repetition_penalty, seed; see `Sampling`.
     The last response has a finish_reason: "stop" at an end-of-text token or stop string,
     "length" at max_tokens or the end of the context.
     Raises: ContextError: the prompt does not fit. TokenizerError: it cannot be encoded.
     """
     ids = _to_ids(tokenizer, prompt)
     cache = prompt_cache or model.make_cache(context=context, kv_bits=kv_bits)
-    sampling = Sampling(
-        temperature=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    text = _ReplyText(tokenizer, stop)
-    clock = _Clock(len(ids))
+    text = ReplyText(tokenizer, stop)
+    clock = Clock(len(ids))
     for step in generate_ids(
         model,
         ids,
         cache=cache,
-        sampling=sampling,
+        sampling=Sampling(**sampling),
         max_tokens=max_tokens,
         prefill_step_size=prefill_step_size,
         progress=progress,
@@ -116,45 +104,26 @@ def stream_generate(
             return
 
 
+class GenerationOptions(SamplingOptions, total=False):
+    """The keyword arguments of `stream_generate`."""
+
+    max_tokens: int
+    stop: Sequence[str]
+    prompt_cache: Sequence[KVCache] | None
+    context: int | None
+    kv_bits: int | None
+    prefill_step_size: int
+    progress: Progress | None
+
+
 def generate(
     model: Model,
     tokenizer: Tokenizer | None,
     prompt: Prompt,
-    *,
-    max_tokens: int = 256,
-    temp: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
-    stop: Sequence[str] = (),
-    prompt_cache: Sequence[KVCache] | None = None,
-    context: int | None = None,
-    kv_bits: int | None = None,
-    prefill_step_size: int = 512,
-    progress: Progress | None = None,
+    **options: Unpack[GenerationOptions],
 ) -> str:
     """The whole reply at once; see `stream_generate`."""
-    responses = stream_generate(
-        model,
-        tokenizer,
-        prompt,
-        max_tokens=max_tokens,
-        temp=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=stop,
-        prompt_cache=prompt_cache,
-        context=context,
-        kv_bits=kv_bits,
-        prefill_step_size=prefill_step_size,
-        progress=progress,
-    )
-    return "".join(response.text for response in responses)
+    return "".join(r.text for r in stream_generate(model, tokenizer, prompt, **options))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,33 +154,20 @@ def batch_generate(
     prompts: Sequence[Prompt],
     max_tokens: int = 256,
     *,
-    temp: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    min_p: float = 0.0,
-    repetition_penalty: float | None = None,
-    seed: int | None = None,
     stop: Sequence[str] = (),
     context: int | None = None,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> BatchResponse:
     """Replies to several prompts, decoded together; arguments as in `stream_generate`."""
     ids = [_to_ids(tokenizer, prompt) for prompt in prompts]
-    sampling = Sampling(
-        temperature=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
     rows = [_Row(tokenizer, stop) for _ in ids]
-    clock = _Clock(sum(map(len, ids)))
+    clock = Clock(sum(map(len, ids)))
     for step in generate_batch(
         model,
         ids,
-        sampling=sampling,
+        sampling=Sampling(**sampling),
         max_tokens=max_tokens,
         context=context,
         prefill_step_size=prefill_step_size,
@@ -256,35 +212,11 @@ def _log_probabilities(logits: mx.array) -> mx.array:
     return logits - mx.logsumexp(logits)
 
 
-class _ReplyText:
-    """Tokens become text up to an end-of-text token or a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str]) -> None:
-        self._decoder = tokenizer.stream() if tokenizer else None
-        self._eos_ids = tokenizer.eos_ids if tokenizer else frozenset()
-        self._stop = StopStrings(stop)
-
-    def add(self, token: int) -> tuple[str, bool]:
-        """The text that can be given out now, and whether the reply ends with it."""
-        if self._decoder is None:
-            return "", False
-        if token in self._eos_ids:
-            return self.finish(), True
-        return self._stop.add(self._decoder.add(token))
-
-    def finish(self) -> str:
-        """What was held back: the end of the text was reached without a stop string."""
-        if self._decoder is None:
-            return ""
-        text, ended = self._stop.add(self._decoder.finish())
-        return text if ended else text + self._stop.finish()
-
-
 class _Row:
     """One text of a batch."""
 
     def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str]) -> None:
-        self._text = _ReplyText(tokenizer, stop)
+        self._text = ReplyText(tokenizer, stop)
         self._parts: list[str] = []
         self.token_ids: list[int] = []
         self.ended = False
@@ -299,32 +231,3 @@ class _Row:
         if not self.ended:
             self._parts.append(self._text.finish())
         return "".join(self._parts)
-
-
-class _Clock:
-    """Prefill ends with the first token; decoding is timed from there."""
-
-    def __init__(self, prompt_tokens: int) -> None:
-        self._prompt_tokens = prompt_tokens
-        self._start = time.perf_counter()
-        self._first: float | None = None
-        self._decoded = 0
-        self.n = 0
-
-    def tick(self, tokens: int = 1) -> None:
-        self.n += tokens
-        if self._first is None:
-            self._first = time.perf_counter()
-        else:
-            self._decoded += tokens
-
-    @property
-    def prompt_tps(self) -> float:
-        return self._prompt_tokens / max((self._first or 0.0) - self._start, 1e-9)
-
-    @property
-    def generation_tps(self) -> float:
-        """Over the tokens after the first, which belongs to the prefill."""
-        if self._first is None or not self._decoded:
-            return 0.0
-        return self._decoded / max(time.perf_counter() - self._first, 1e-9)

@@ -6,17 +6,29 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import mlx.core as mx
 
 from mlx_mistral.errors import MlxMistralError
 
 
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling`, as keyword arguments."""
+
+    temp: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float | None
+    seed: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is drawn. The defaults take the likeliest one.
 
-    temperature: 0 is greedy; 1 is the model's own distribution.
+    temp: the temperature; 0 is greedy, 1 is the model's own distribution.
     top_k: the k likeliest tokens alone; 0: all.
     top_p: the fewest tokens that together have this probability.
     min_p: tokens at least this likely, relative to the likeliest.
@@ -25,7 +37,7 @@ class Sampling:
     Raises: MlxMistralError: a value outside its range.
     """
 
-    temperature: float = 0.0
+    temp: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
@@ -35,7 +47,7 @@ class Sampling:
     def __post_init__(self) -> None:
         penalty = 1.0 if self.repetition_penalty is None else self.repetition_penalty
         for name, value, fits, range_ in (
-            ("temp", self.temperature, self.temperature >= 0, "0 or more"),
+            ("temp", self.temp, self.temp >= 0, "0 or more"),
             ("top-k", self.top_k, self.top_k >= 0, "0 or more"),
             ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min-p", self.min_p, 0 <= self.min_p <= 1, "between 0 and 1"),
@@ -81,10 +93,10 @@ class Sampler:
 
     def _draw(self, logits: mx.array) -> mx.array:
         s = self._sampling
-        if s.temperature == 0:
+        if s.temp == 0:
             return mx.argmax(logits, axis=-1)
         self._key, key = mx.random.split(self._key)
-        logits = logits.astype(mx.float32) / s.temperature
+        logits = logits.astype(mx.float32) / s.temp
         if not s.top_k and s.top_p == 1.0 and not s.min_p:
             return mx.random.categorical(logits, key=key)
         order = mx.argsort(-logits, axis=-1)

@@ -15,7 +15,7 @@ from mlx_mistral.generation.sampling import keep_likeliest
 
 def draw(logits: list[float], n: int, **options: float) -> np.ndarray:
     """n draws at once: the rows of a batch are drawn independently."""
-    sampler = Sampler(Sampling(**{"temperature": 1.0, "seed": 5, **options}), len(logits), [[]] * n)  # type: ignore[arg-type]
+    sampler = Sampler(Sampling(**{"temp": 1.0, "seed": 5, **options}), len(logits), [[]] * n)  # type: ignore[arg-type]
     return np.array(sampler(mx.broadcast_to(mx.array(logits), (n, len(logits)))))
 
 
@@ -56,7 +56,7 @@ def test_the_cuts_keep_what_their_definitions_keep(
 @pytest.mark.parametrize("cut", [{}, {"top_k": 4}, {"top_p": 0.9}, {"min_p": 0.05}])
 def test_draws_follow_the_distribution(temperature: float, cut: dict[str, float]) -> None:
     logits = np.array([2.0, -1.0, 0.5, 1.5, -3.0, 0.0])
-    drawn = draw(list(logits), 40000, temperature=temperature, **cut)
+    drawn = draw(list(logits), 40000, temp=temperature, **cut)
     kept = kept_by_definition(
         logits / temperature, int(cut.get("top_k", 0)), cut.get("top_p", 1.0), cut.get("min_p", 0.0)
     )
@@ -68,7 +68,7 @@ def test_draws_follow_the_distribution(temperature: float, cut: dict[str, float]
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
-    assert set(draw([0.1, 3.0, 2.9], 20, temperature=0.0)) == {1}
+    assert set(draw([0.1, 3.0, 2.9], 20, temp=0.0)) == {1}
 
 
 def test_a_seed_repeats_its_draws_and_another_does_not() -> None:
@@ -80,14 +80,14 @@ def test_a_seed_repeats_its_draws_and_another_does_not() -> None:
 
 def test_no_seed_draws_anew() -> None:
     first, second = (
-        np.array(Sampler(Sampling(temperature=1.0), 1000, [[]] * 30)(mx.zeros((30, 1000))))
+        np.array(Sampler(Sampling(temp=1.0), 1000, [[]] * 30)(mx.zeros((30, 1000))))
         for _ in range(2)
     )
     assert (first != second).any()
 
 
 def test_successive_draws_differ() -> None:
-    sampler = Sampler(Sampling(temperature=1.0, seed=1), 1000, [[]])
+    sampler = Sampler(Sampling(temp=1.0, seed=1), 1000, [[]])
     assert len({sampler(mx.zeros((1, 1000))).item() for _ in range(8)}) > 4
 
 
@@ -108,9 +108,9 @@ def test_the_penalty_lowers_negative_logits_too() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"temperature": -0.1},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
+        {"temp": -0.1},
+        {"temp": float("nan")},
+        {"temp": float("inf")},
         {"top_k": -1},
         {"top_p": 0.0},
         {"top_p": 1.1},
