@@ -14,7 +14,7 @@ import mlx_mistral
 
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
-    "errors", "config", "cache", "model", "checkpoint", "text", "generation",
+    "errors", "files", "config", "cache", "model", "checkpoint", "text", "generation",
     "completion", "chat", "loading", "cli",
 )  # fmt: skip
 """In the order of the floor plan: each may import those to its left."""
@@ -22,8 +22,6 @@ ROOMS = (
 LATE_EXCEPTIONS = {
     # `demo` is a name of a model, so the room that finds models asks for its folder.
     ("checkpoint.model_name", "demo"),
-    # A cache on disk is a safetensors file like any other, and is distrusted like any other.
-    ("cache.store", "checkpoint.safetensors"),
 }
 """Imports against the order, allowed inside functions."""
 

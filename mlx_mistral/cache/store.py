@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_mistral.errors import CacheError, CheckpointError
+from mlx_mistral.files.safetensors import read_header
 
 from .base import KVCache
 
@@ -62,8 +63,6 @@ def load_cache(path: str | Path, cache: Sequence[KVCache], *, fingerprint: str) 
     cache: as the model's `make_cache` gives them; untouched where the file is refused.
     Raises: CacheError: the file is of another model or kind of cache, or is damaged.
     """
-    from mlx_mistral.checkpoint.safetensors import read_header
-
     path = Path(path)
     try:
         header = read_header(path)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.untrusted import shown
 
-from .files import shown
 from .parameters import Piece
 
 BLOCK = 128

@@ -11,13 +11,13 @@ from typing import Any
 
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.safetensors import read_header
+from mlx_mistral.files.tensor_info import TensorInfo
+from mlx_mistral.files.untrusted import read_json, shown
 
-from .files import read_json, shown
 from .layouts import FileSet, find_files, read_index
 from .names import Layout, canonical_path
 from .parameters import Parameter, assemble
-from .safetensors import read_header
-from .tensor_info import TensorInfo
 from .torch_pickle import TorchFile
 
 _LAYER = re.compile(r"model\.layers\.(0|[1-9]\d{0,6})\.")

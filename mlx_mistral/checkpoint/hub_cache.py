@@ -11,8 +11,8 @@ from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
 
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import CheckpointError, ConfigError, ModelNotFoundError
+from mlx_mistral.files.untrusted import read_json
 
-from .files import read_json
 from .layouts import HF_CONFIG, OFFICIAL_CONFIG, find_files
 from .model_name import Repo, locate
 from .names import Layout

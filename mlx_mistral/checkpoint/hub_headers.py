@@ -8,15 +8,15 @@ import huggingface_hub
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.safetensors import LENGTH_BYTES, header_length, parse_header
+from mlx_mistral.files.tensor_info import TensorInfo
+from mlx_mistral.files.untrusted import MAX_JSON_BYTES, parse_json
 
-from .files import MAX_JSON_BYTES, parse_json
 from .headers import Headers, check_index, interpret, merge, read_folder
 from .hub import choose_layout, told_plainly
 from .hub_cache import cached_folder
 from .layouts import weight_map
 from .model_name import Repo, locate
-from .safetensors import LENGTH_BYTES, header_length, parse_header
-from .tensor_info import TensorInfo
 
 FIRST_BYTES = 1 << 16
 """Holds most headers whole, so that one request a file is enough."""

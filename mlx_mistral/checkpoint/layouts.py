@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlx_mistral.errors import CheckpointError, ModelNotFoundError
-
-from .files import read_json, shown
+from mlx_mistral.files.untrusted import read_json, shown
 
 HF_CONFIG, OFFICIAL_CONFIG = "config.json", "params.json"
 _INDEX = ".safetensors.index.json"

@@ -10,10 +10,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.untrusted import shown
 from mlx_mistral.model import Model
 
 from .dtype import resolve_dtype
-from .files import shown
 from .headers import Headers
 from .parameters import Parameter
 from .reader import Checkpoint

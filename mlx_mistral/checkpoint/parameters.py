@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.tensor_info import FLOATS, TensorInfo
+from mlx_mistral.files.untrusted import shown
 
-from .files import shown
 from .names import Form, Layout, Slot, slot
-from .tensor_info import FLOATS, TensorInfo
 
 FP8 = "F8_E4M3"
 MODULE_PARTS = ("weight", "scales", "biases")

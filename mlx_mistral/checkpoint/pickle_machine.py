@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mistral.errors import CheckpointError
-
-from .files import shown
+from mlx_mistral.files.untrusted import shown
 
 MAX_OPCODES = 2_000_000
 """A checkpoint of 2,000 tensors takes about 60,000."""

@@ -7,10 +7,10 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.safetensors import read_header
+from mlx_mistral.files.tensor_info import TensorInfo
+from mlx_mistral.files.untrusted import shown
 
-from .files import shown
-from .safetensors import read_header
-from .tensor_info import TensorInfo
 from .torch_pickle import TorchFile
 
 UNREADABLE = frozenset({"F64", "F8_E5M2", "F4"})

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.tensor_info import DTYPE_BITS, TensorInfo
+from mlx_mistral.files.untrusted import open_regular, shown
 
-from .files import open_regular, shown
 from .pickle_machine import StoredTensor, read_state_dict
-from .tensor_info import DTYPE_BITS, TensorInfo
 
 MAX_PICKLE_BYTES = 16 << 20
 MAX_DIRECTORY_BYTES = 64 << 20

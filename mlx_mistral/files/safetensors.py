@@ -13,8 +13,8 @@ from typing import Any
 
 from mlx_mistral.errors import CheckpointError
 
-from .files import MAX_JSON_BYTES, open_regular, parse_json, shown
 from .tensor_info import DTYPE_BITS, TensorInfo
+from .untrusted import MAX_JSON_BYTES, open_regular, parse_json, shown
 
 LENGTH_BYTES = 8
 MAX_NAME = 512

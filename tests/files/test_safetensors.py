@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_mistral.checkpoint import load_model
-from mlx_mistral.checkpoint.safetensors import parse_header, read_header
 from mlx_mistral.errors import CheckpointError, ModelNotFoundError
+from mlx_mistral.files.safetensors import parse_header, read_header
 from tests.checkpoint.models import HF_CONFIG
 from tests.checkpoint.writers import safetensors_bytes, write_json
 
