@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import mlx_mistral
 from mlx_mistral import Chat, load
 
 SHORT = ("--max-tokens", "6")
+LONGEST_SILENCE_SECONDS = 60
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 AT_A_TERMINAL = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C reaches this process
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 from mlx_mistral.cli.main import main
 sys.exit(main())
 """
@@ -78,6 +81,9 @@ def at_a_terminal(*args: str | Path, keys: list[bytes]) -> tuple[int, bytes]:
     screen, typed = b"", 0
     waiting = list(keys)
     while True:
+        if not select.select([ours], [], [], LONGEST_SILENCE_SECONDS)[0]:
+            process.kill()
+            raise TimeoutError(screen)
         try:
             part = os.read(ours, 4096)
         except OSError:  # Linux: the other side is closed

@@ -13,12 +13,19 @@ import mlx_mistral
 from mlx_mistral.cli import main as program
 from mlx_mistral.errors import CheckpointError
 
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+from mlx_mistral.cli.main import main
+sys.exit(main())
+"""
+
 
 def start(*args: str | Path, **options: object) -> subprocess.Popen[bytes]:
     """The program in a process of its own."""
     root = str(Path(mlx_mistral.__file__).parents[1])
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
-        [sys.executable, "-m", "mlx_mistral", *map(str, args)],
+        [sys.executable, "-c", PROGRAM, *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": root},
