@@ -13,9 +13,9 @@ from mlx_mistral import __version__
 from mlx_mistral.errors import MlxMistralError
 
 from . import options
-from .generate import load_model_and_tokenizer
+from .generate import load_model_and_tokenizer, write_reply
 from .prompt import decode
-from .terminal import Progress, ReplyWriter, note
+from .terminal import Progress, note
 
 if TYPE_CHECKING:
     from mlx_mistral.chat import Chat
@@ -135,16 +135,8 @@ def _reply_or_explain(args: argparse.Namespace, chat: Chat, message: str) -> Non
 
 def _reply(args: argparse.Namespace, chat: Chat, message: str) -> None:
     progress = Progress(quiet=args.quiet)
-    writer = ReplyWriter()
-    last = None
-    try:
-        for last in chat.send(message, progress=progress.prefill):
-            progress.clear()
-            writer.write(last.text)
-    finally:
-        progress.clear()
-        writer.end()
-    if last is not None and sys.stderr.isatty():
+    last = write_reply(chat.send(message, progress=progress.prefill), progress)
+    if sys.stderr.isatty():
         speed = f"{last.generation_tokens} tokens, {last.generation_tps:.0f} tokens/s"
         cut = "; --max-tokens ended it" if last.finish_reason == "length" else ""
         note(f"{speed}{cut}", quiet=args.quiet)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ def add_to(commands: options.Commands) -> None:
     options.add_sampling(parser, max_tokens=256)
     options.add_fine_sampling(parser)
     parser.add_argument(
-        "-n", "--num-samples", type=options.positive, default=1, metavar="N",
+        "-n", "--num-samples", type=options.samples, default=1, metavar="N",
         help=f"draw N replies as one batch (temperature {SAMPLES_TEMPERATURE} unless given)",
     )  # fmt: skip
     options.add_cache(parser)
@@ -106,23 +105,10 @@ def _stream_reply(
     responses = stream_generate(
         model, tokenizer, prompt, **sampling(args), progress=progress.prefill
     )
-    received = list(_printed(responses, progress, silent=args.json))
-    last = received[-1]
     if args.json:
-        write_json(
-            {
-                "model": args.model,
-                "text": "".join(response.text for response in received),
-                "token_ids": [response.token for response in received],
-                "prompt_tokens": last.prompt_tokens,
-                "prompt_tps": last.prompt_tps,
-                "generation_tokens": last.generation_tokens,
-                "generation_tps": last.generation_tps,
-                "peak_memory_bytes": round(last.peak_memory * 1e9),
-                "finish_reason": last.finish_reason,
-            }
-        )
+        _write_reply_json(args, list(responses))
         return
+    last = write_reply(responses, progress)
     note(
         f"prompt: {last.prompt_tokens} tokens, {last.prompt_tps:.1f} tokens/s; "
         f"reply: {last.generation_tokens} tokens, {last.generation_tps:.1f} tokens/s; "
@@ -131,22 +117,33 @@ def _stream_reply(
     )
 
 
-def _printed(
-    responses: Iterator[GenerationResponse], progress: Progress, *, silent: bool
-) -> Iterator[GenerationResponse]:
-    """Passes responses on, printing each; an interruption leaves a whole line behind."""
-    writer = ReplyWriter()
-    try:
-        for response in responses:
-            if not silent:
+def write_reply(responses: Iterator[GenerationResponse], progress: Progress) -> GenerationResponse:
+    """Streams a reply to stdout and returns its last response, which sums it up."""
+    with ReplyWriter() as writer:
+        try:
+            for last in responses:
                 progress.clear()
-                writer.write(response.text)
-            yield response
-    finally:
-        progress.clear()
-        if not silent:
-            with contextlib.suppress(BrokenPipeError):
-                writer.end()
+                writer.write(last.text)
+        finally:
+            progress.clear()
+    return last
+
+
+def _write_reply_json(args: argparse.Namespace, received: list[GenerationResponse]) -> None:
+    last = received[-1]
+    write_json(
+        {
+            "model": args.model,
+            "text": "".join(response.text for response in received),
+            "token_ids": [response.token for response in received],
+            "prompt_tokens": last.prompt_tokens,
+            "prompt_tps": last.prompt_tps,
+            "generation_tokens": last.generation_tokens,
+            "generation_tps": last.generation_tps,
+            "peak_memory_bytes": round(last.peak_memory * 1e9),
+            "finish_reason": last.finish_reason,
+        }
+    )
 
 
 def _draw_samples(
@@ -174,9 +171,8 @@ def _draw_samples(
             }
         )
         return
-    writer = ReplyWriter()
     for number, text in enumerate(drawn.texts, start=1):
         note(f"[{number} of {args.num_samples}]", quiet=args.quiet)
-        writer.write(text)
-        writer.end()
+        with ReplyWriter() as writer:
+            writer.write(text)
     note(f"{n_tokens} tokens in {args.num_samples} replies", quiet=args.quiet)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "demo"
 DTYPES = ("float32", "bfloat16", "float16")
-MAX_COUNT = 1 << 31
+MAX_COUNT = (1 << 31) - 1
+MAX_SEED = (1 << 63) - 1
+MAX_SAMPLES = 1024
+"""Rows of one batch: each has a cache of its own."""
 
 _UNITS = {
     "": 1, "B": 1,
@@ -77,7 +80,7 @@ def add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:
     parser.add_argument(
         "--top-p", type=share, default=1.0, metavar="P", help="keep the likeliest share P"
     )
-    parser.add_argument("--seed", type=count, metavar="N", help="makes sampling repeatable")
+    parser.add_argument("--seed", type=seed, metavar="N", help="makes sampling repeatable")
 
 
 def add_fine_sampling(parser: argparse.ArgumentParser) -> None:
@@ -120,11 +123,19 @@ def size(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    return _integer(text, minimum=1)
+    return _integer(text, 1, MAX_COUNT)
 
 
 def count(text: str) -> int:
-    return _integer(text, minimum=0)
+    return _integer(text, 0, MAX_COUNT)
+
+
+def seed(text: str) -> int:
+    return _integer(text, 0, MAX_SEED)
+
+
+def samples(text: str) -> int:
+    return _integer(text, 1, MAX_SAMPLES)
 
 
 def not_negative(text: str) -> float:
@@ -143,10 +154,10 @@ def fraction(text: str) -> float:
     return _number(text, "from 0 to 1", lambda value: 0 <= value <= 1)
 
 
-def _integer(text: str, *, minimum: int) -> int:
-    if re.fullmatch(r"\d{1,10}", text, re.ASCII) and minimum <= int(text) <= MAX_COUNT:
+def _integer(text: str, minimum: int, maximum: int) -> int:
+    if re.fullmatch(r"\d{1,19}", text, re.ASCII) and minimum <= int(text) <= maximum:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} up")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} to {maximum}")
 
 
 def _number(text: str, expected: str, is_allowed: Callable[[float], bool]) -> float:

@@ -28,27 +28,33 @@ def one_line(text: str) -> str:
 
 
 class ReplyWriter:
-    """Writes a reply to stdout as it comes, and ends it with one line break.
+    """Writes a reply to stdout as it comes, ended by one line break even where it is empty.
 
-    A terminal gets printable text only; a pipe or file gets every byte.
+    A terminal gets printable text only; a pipe or file gets every byte. Leaving by an exception
+    ends a line that was begun and no other. Where the reader has gone, that is not said twice.
     """
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
-        self._ended = True
+        self._last = ""
+
+    def __enter__(self) -> ReplyWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or (self._last and not issubclass(kind, BrokenPipeError)):
+            self._end()
 
     def write(self, text: str) -> None:
-        if not text:
-            return
-        sys.stdout.write(printable(text) if self._is_terminal else text)
-        sys.stdout.flush()
-        self._ended = text.endswith("\n")
+        if text:
+            sys.stdout.write(printable(text) if self._is_terminal else text)
+            sys.stdout.flush()
+            self._last = text[-1]
 
-    def end(self) -> None:
-        if not self._ended:
+    def _end(self) -> None:
+        if self._last != "\n":
             sys.stdout.write("\n")
         sys.stdout.flush()
-        self._ended = True
 
 
 class Progress:

@@ -105,3 +105,19 @@ def test_a_prompt_longer_than_the_context_is_one_line(run: Run, tiny: Path) -> N
 @pytest.mark.parametrize("flags", [["--dtype", "bfloat16"], ["--dtype", "float32"]], ids=" ".join)
 def test_the_type_of_activations_can_be_chosen(run: Run, tiny: Path, flags: list[str]) -> None:
     assert run("generate", tiny, "-p", "Hello", "--max-tokens", "2", *flags).status == 0
+
+
+def test_an_empty_reply_is_an_empty_line(run: Run, tiny: Path) -> None:
+    whole = run("generate", tiny, "-p", "Hello", *SHORT, "--json").json["text"]
+    first = next(character for character in whole if not character.isspace())
+    stopped = run("generate", tiny, "-p", "Hello", *SHORT, "--stop", first, "--quiet")
+    assert stopped.out.strip() == ""
+    assert stopped.out.endswith("\n")
+    samples = run("generate", tiny, "-p", "Hello", "--stop", first, "-n", "3", "--temp", "0")
+    assert samples.out == 3 * stopped.out
+
+
+def test_the_largest_numbers_are_taken_as_they_are(run: Run, tiny: Path) -> None:
+    largest = str(2**31 - 1)
+    flags = ["--top-k", largest, "--context", largest, "--seed", str(2**63 - 1), "--temp", "1"]
+    assert run("generate", tiny, "-p", "Hello", *SHORT, *flags).status == 0

@@ -38,7 +38,7 @@ def test_anything_else_is_no_size(text: str) -> None:
         ["--temp", "-1"], ["--temp", "nan"], ["--temp", "inf"], ["--top-p", "0"],
         ["--top-p", "1.1"], ["--min-p", "2"], ["--top-k", "-1"], ["--max-tokens", "0"],
         ["--max-tokens", "1.5"], ["--seed", "-3"], ["--repetition-penalty", "0"],
-        ["--context", "0"], ["-n", "0"], ["--memory", "lots"], ["--dtype", "int8"],
+        ["--context", "0"], ["-n", "0"], ["-n", "1025"], ["--max-tokens", "2147483648"], ["--memory", "lots"], ["--dtype", "int8"],
         ["--unknown"], ["--max", "3"], ["-p", "a", "-f", "b"], ["--raw", "--system", "x"],
         ["one", "two"],
     ],
