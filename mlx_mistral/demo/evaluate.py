@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -62,7 +63,7 @@ def reply_batch(model: Model, prompts: Sequence[list[int]]) -> list[list[int]]:
     rows = [[0] * n + prompt for n, prompt in zip(padding, prompts, strict=True)]
     cache = model.make_cache(left_padding=padding)
     tokens = mx.argmax(model(mx.array(rows), cache)[:, -1:], axis=-1)
-    replies = [row.copy() for row in _ids(tokens)]
+    replies = _ids(tokens)
     while any(EOS not in row for row in replies) and len(replies[0]) < _MAX_REPLY_TOKENS:
         tokens = mx.argmax(model(tokens, cache), axis=-1)
         for row, new in zip(replies, _ids(tokens), strict=True):
@@ -71,7 +72,8 @@ def reply_batch(model: Model, prompts: Sequence[list[int]]) -> list[list[int]]:
 
 
 def _ids(tokens: mx.array) -> list[list[int]]:
-    return [[int(token) for token in row] for row in tokens.tolist()]  # type: ignore[union-attr]
+    ids: Any = tokens.tolist()
+    return list(ids)
 
 
 def groups(question: Question) -> Iterator[str]:

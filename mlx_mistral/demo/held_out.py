@@ -79,9 +79,13 @@ def spell_questions(encoder: ChatEncoder, rng: Random, n: int) -> Iterator[Quest
 
 def repeat_questions(encoder: ChatEncoder, rng: Random, n: int) -> Iterator[Question]:
     """One to three held-out invented words to say again."""
+    known = corpus.known_values()
     for i in range(n):
         language = LANGUAGES[i % 2]
-        words = [corpus.word(rng, language, held_out=True, invented=True) for _ in range(1 + i % 3)]
+        words: list[str] = []
+        while len(words) < 1 + i % 3:
+            word = corpus.word(rng, language, held_out=True, invented=True)
+            words += [] if word in known else [word]
         yield _after_some_turns(encoder, rng, corpus.repeat_turn(rng, language, " ".join(words)))
 
 

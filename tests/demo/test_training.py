@@ -1,4 +1,4 @@
-"""Training computes what the shipped modules compute, only faster, and asks what it should."""
+"""What training asks, how it steps, and that an interrupted run goes on as if it had not been."""
 
 from __future__ import annotations
 
@@ -10,67 +10,42 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_mistral.demo import model_path, objective
+from mlx_mistral.demo import objective
 from mlx_mistral.demo.architecture import WINDOW, model_config
-from mlx_mistral.demo.batches import Batch, ChatEncoder, EncodedChat, batches, encode_chat
+from mlx_mistral.demo.batches import VALUE_WEIGHT, ChatEncoder, EncodedChat, batches, encode_chat
 from mlx_mistral.demo.corpus import SLOTS, known_values
-from mlx_mistral.demo.fast_forward import band, cross_entropy, experts, hidden_states
+from mlx_mistral.demo.objective import TOKENIZER
 from mlx_mistral.demo.optimizer import orthogonalize
 from mlx_mistral.demo.relay import reader_parameters, relay_loss
-from mlx_mistral.demo.train import Settings, Trainer
-from mlx_mistral.model import Model
-
-TOKENIZER = model_path() / "tokenizer.model.v3"
+from mlx_mistral.demo.train import Progress, Settings, Trainer
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
-    mx.random.seed(0)
-    model = Model(model_config())
-    mx.eval(model.parameters())
-    return model
+@pytest.mark.parametrize("shape", [(16, 16), (3, 8, 24), (24, 8)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape):
+    g = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    u, values, v = np.linalg.svd(orthogonalize(mx.array(g)), full_matrices=False)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    original = np.linalg.svd(g, full_matrices=False)
+    wanted = original[0] @ original[2]
+    assert np.vdot(u @ v, wanted) / np.vdot(wanted, wanted) > 0.9
 
 
-def a_batch(rows: int = 2, length: int = 2 * WINDOW) -> Batch:
-    stream = batches(TOKENIZER, seed=1, start=0, rows=rows, length=length, positions=length // 2)
-    return next(stream)
+def test_the_rate_warms_up_holds_and_falls_to_zero(tmp_path):
+    settings = Settings(out=tmp_path, steps=1000, stable=0.5)
+    rates = [Progress(step).rate(settings) for step in (0, 50, 200, 500, 750, 1000)]
+    assert rates == pytest.approx([0.01, 0.51, 1, 1, 0.5, 0])
 
 
-def test_dealing_tokens_to_experts_equals_the_module(model: Model) -> None:
-    moe = model.layers[0].block_sparse_moe
-    x = mx.random.normal((50, 128), key=mx.random.key(1))
-    out, balance = experts(moe, x, capacity_factor=8.0)
-    assert mx.abs(out - moe(x[None])[0]).max().item() < 1e-5
-    assert 0.9 < balance.item() < 3.0
-
-
-def test_the_fast_forward_pass_equals_the_models_own(model: Model) -> None:
-    tokens = mx.random.randint(0, 2304, (2, 4 * WINDOW), key=mx.random.key(2))
-    fast, _, states = hidden_states(model, tokens, band(4 * WINDOW, WINDOW), capacity_factor=8.0)
-    own = model.model(tokens)
-    assert mx.abs(fast - own).max().item() < 1e-3
-    assert len(states) == model_config().n_layers
-
-
-def test_the_fast_cross_entropy_and_its_gradient_are_the_definitions() -> None:
-    logits = 4 * mx.random.normal((7, 11), key=mx.random.key(3))
-    targets = mx.array([0, 3, 10, 5, 5, 1, 2])
-
-    def plain(z: mx.array) -> mx.array:
-        return (mx.logsumexp(z, axis=-1) - mx.take_along_axis(z, targets[:, None], -1)[:, 0]).sum()
-
-    value, grad = mx.value_and_grad(lambda z: cross_entropy(z, targets).sum())(logits)
-    expected, expected_grad = mx.value_and_grad(plain)(logits)
-    assert value.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert mx.abs(grad - expected_grad).max().item() < 1e-4
-
-
-@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (3, 8, 8)])
-def test_muon_orthogonalizes_each_matrix(shape: tuple[int, ...]) -> None:
-    x = np.array(orthogonalize(mx.random.normal(shape, key=mx.random.key(4))))
-    singular = np.linalg.svd(x, compute_uv=False)
-    assert singular.min() > 0.5
-    assert singular.max() < 1.3
+def test_replies_are_trained_before_questions_and_values_most():
+    batch = next(batches(TOKENIZER, seed=0, start=0, rows=2, length=480, positions=288))
+    assert batch.inputs.shape == (2, 480)
+    np.testing.assert_array_equal(np.sort(batch.positions, axis=1), batch.positions)
+    assert (batch.weights >= 1).mean() > 0.6
+    assert (batch.weights == VALUE_WEIGHT).sum() > 2
+    after = np.take_along_axis(batch.inputs, np.minimum(batch.positions + 1, 479), axis=1)
+    inside = batch.positions < 479
+    np.testing.assert_array_equal(after[inside], batch.targets[inside])
 
 
 def test_a_fact_is_known_after_it_is_mentioned_and_the_last_mention_counts() -> None:
@@ -119,11 +94,12 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
     )
     monkeypatch.setattr(objective, "model_config", lambda: small)
     monkeypatch.setattr(mx, "compile", lambda function: function)
-    batch = a_batch()
+    shape = {"rows": 2, "length": 2 * WINDOW, "positions": WINDOW}
+    batch = next(batches(TOKENIZER, seed=1, start=0, **shape))
 
     def trainer(out: Path) -> Trainer:
         out.mkdir(exist_ok=True)
-        return Trainer(Settings(out=out, steps=10, length=2 * WINDOW, rows=2, workers=1))
+        return Trainer(Settings(out=out, steps=10, workers=1, **shape))
 
     whole = trainer(tmp_path / "whole")
     for _ in range(3):
