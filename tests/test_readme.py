@@ -18,16 +18,11 @@ import pytest
 
 import mlx_mistral
 from mlx_mistral.cli.main import build_parser
-from mlx_mistral.demo import model_path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```([a-z ]+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 KINDS = ("bash", "bash install", "bash network", "python", "text")
-
-needs_the_model = pytest.mark.skipif(
-    not (Path(model_path()) / "config.json").is_file(), reason="the demo model is not trained yet"
-)
 
 
 def blocks(kind: str) -> list[str]:
@@ -63,7 +58,6 @@ def test_every_block_is_of_a_kind_that_is_checked() -> None:
     assert {kind for kind, _ in BLOCKS} == set(KINDS)
 
 
-@needs_the_model
 @pytest.mark.parametrize("block", blocks("bash"), ids=lambda block: block.split("\n")[0])
 def test_commands_run(block: str, tmp_path: Path) -> None:
     done = run(["bash", "-euo", "pipefail", "-c", block], tmp_path)
@@ -71,7 +65,6 @@ def test_commands_run(block: str, tmp_path: Path) -> None:
     assert done.stdout.strip()
 
 
-@needs_the_model
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0])
 def test_python_runs(block: str, tmp_path: Path) -> None:
     done = run([sys.executable, "-c", block], tmp_path)
