@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from mlx_mistral.demo.architecture import WINDOW
 from mlx_mistral.demo.corpus import SLOTS, Turn, chat, known_values
 
 BOS, EOS, INST, END_INST = 1, 2, 3, 4
 PLACES = 96
+REACH = 6 * WINDOW
+"""Layers x window: further back than this, nothing can be recalled."""
 USER_WEIGHT, REPLY_WEIGHT, VALUE_WEIGHT = 0.05, 1.0, 4.0
 Tokens = npt.NDArray[np.int32]
 
@@ -97,16 +100,24 @@ class ChatEncoder:
 def encode_chat(encoder: ChatEncoder, rng: Random, length: int) -> EncodedChat:
     """The first `length` ids of a training chat."""
     ids, weights, mentions = [BOS], [0.0], list[tuple[int, int, int]]()
+    last: dict[str, int] = {}
     for turn in chat(rng):
         prompt, reply = encoder.prompt(turn), encoder.reply(turn)
+        reply_weights = encoder.value_weights(turn, reply)
         for part in (prompt, reply):
             for slot, value in zip(turn.slots, turn.values, strict=False):
                 place = find(part, encoder.value_ids(value))
                 if place >= 0:
+                    position = len(ids) + place
+                    if part is reply and position - last.get(slot, position) > REACH:
+                        # Nobody can know it any more: guessing is not to be learned.
+                        end = place + len(encoder.value_ids(value))
+                        reply_weights[place:end] = [0.0] * (end - place)
                     number = encoder.numbers.get(value, -1)
-                    mentions.append((len(ids) + place, SLOTS.index(slot), number))
+                    mentions.append((position, SLOTS.index(slot), number))
+                    last[slot] = position
             ids += part
-        weights += [USER_WEIGHT] * len(prompt) + encoder.value_weights(turn, reply)
+        weights += [USER_WEIGHT] * len(prompt) + reply_weights
         if len(ids) >= length:
             break
     return EncodedChat(ids[:length], weights[:length], mentions)

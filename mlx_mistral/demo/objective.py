@@ -17,7 +17,7 @@ from mlx_mistral.model import Model
 
 TOKENIZER = model_path() / "tokenizer.model.v3"
 BALANCE_WEIGHT = 0.01
-RELAY_WEIGHT = 1.0
+RELAY_WEIGHT, LATE_RELAY_WEIGHT = 1.0, 0.3
 
 
 def initial_parameters(seed: int) -> Parameters:
@@ -57,7 +57,7 @@ class Objective:
         self, parameters: Parameters, batch: tuple[mx.array, ...]
     ) -> tuple[mx.array, mx.array]:
         """The loss, and what a log wants: loss and count of plain and of recalled tokens."""
-        inputs, positions, targets, weights, places, facts, distances = batch
+        inputs, positions, targets, weights, places, facts, distances, relay_weight = batch
         model = Model(model_config())  # its own, since threads trace at once
         model.update(tree_unflatten(list(_of_the_model(parameters).items())))
         x, balance, states = hidden_states(model, inputs, self._mask)
@@ -84,7 +84,7 @@ class Objective:
             balance,
             relay,
         ]
-        loss = loss + BALANCE_WEIGHT * balance + RELAY_WEIGHT * relay
+        loss = loss + BALANCE_WEIGHT * balance + relay_weight * relay
         return loss, mx.stack([mx.stop_gradient(v) for v in log])
 
     def finished(self, parameters: Parameters) -> Parameters:

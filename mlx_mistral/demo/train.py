@@ -23,7 +23,13 @@ import numpy.typing as npt
 
 from mlx_mistral.demo.architecture import WINDOW
 from mlx_mistral.demo.batches import Batch, batches
-from mlx_mistral.demo.objective import TOKENIZER, Objective, initial_parameters
+from mlx_mistral.demo.objective import (
+    LATE_RELAY_WEIGHT,
+    RELAY_WEIGHT,
+    TOKENIZER,
+    Objective,
+    initial_parameters,
+)
 from mlx_mistral.demo.optimizer import Parameters, initial_state, update
 
 _WARM_UP_STEPS = 100
@@ -63,8 +69,14 @@ class Progress:
         decay = (1 - self.share(s)) / (1 - s.stable)
         return max(0.0, min(1.0, (self.step + 1) / _WARM_UP_STEPS, decay))
 
+    def relay_weight(self, s: Settings) -> float:
+        """How much handing facts on counts: less once the rates fall and the habit is formed."""
+        return RELAY_WEIGHT if self.share(s) < s.stable else LATE_RELAY_WEIGHT
 
-def _split(batch: Batch, workers: int, length: int) -> list[tuple[mx.array, ...]]:
+
+def _split(
+    batch: Batch, workers: int, length: int, relay_weight: float
+) -> list[tuple[mx.array, ...]]:
     """The rows dealt to workers; positions then count over a worker's flattened rows."""
     parts: list[tuple[mx.array, ...]] = []
     rows = len(batch.inputs) // workers
@@ -76,7 +88,8 @@ def _split(batch: Batch, workers: int, length: int) -> list[tuple[mx.array, ...]
         places = mx.array(batch.places[part]) + offsets
         facts, distances = mx.array(batch.facts[part]), mx.array(batch.distances[part])
         targets = mx.array(batch.targets[part])
-        parts.append((inputs, positions, targets, weights, places, facts, distances))
+        asked = (places, facts, distances, mx.array(relay_weight))
+        parts.append((inputs, positions, targets, weights, *asked))
     return parts
 
 
@@ -118,7 +131,7 @@ class Trainer:
         s = self.settings
         rate = self.progress.rate(s)
         numbers = mx.array([self.progress.step + 1, s.muon_rate * rate, s.adam_rate * rate])
-        parts = _split(batch, s.workers, s.length)
+        parts = _split(batch, s.workers, s.length, self.progress.relay_weight(s))
         mx.eval(numbers, parts)
 
         def differentiate(gradient: Callable[..., Any], part: Any) -> tuple[mx.array, Parameters]:

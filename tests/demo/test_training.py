@@ -37,6 +37,12 @@ def test_the_rate_warms_up_holds_and_falls_to_zero(tmp_path):
     assert rates == pytest.approx([0.01, 0.51, 1, 1, 0.5, 0])
 
 
+def test_handing_facts_on_counts_less_once_the_rates_fall(tmp_path):
+    settings = Settings(out=tmp_path, steps=1000, stable=0.5)
+    weights = [Progress(step).relay_weight(settings) for step in (0, 499, 500, 1000)]
+    assert weights == [1.0, 1.0, 0.3, 0.3]
+
+
 def test_replies_are_trained_before_questions_and_values_most():
     batch = next(batches(TOKENIZER, seed=0, start=0, rows=2, length=480, positions=288))
     assert batch.inputs.shape == (2, 480)
