@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_mistral.config import ModelConfig
-from mlx_mistral.errors import CheckpointError
+from mlx_mistral.errors import CheckpointError, ConfigError
 from mlx_mistral.files.safetensors import read_header
 from mlx_mistral.files.tensor_info import TensorInfo
 from mlx_mistral.files.untrusted import read_json, shown
@@ -98,11 +98,14 @@ def interpret(
 ) -> Headers:
     """Puts configuration and tensors together. Raises: as `read_folder`."""
     layout: Layout = found.kind
-    if layout == "official":
-        config = ModelConfig.from_params(raw_config)
-    else:
-        config = _canonical_overrides(ModelConfig.from_hf(raw_config))
-        layout = "mlx" if config.quantization else "hf"
+    try:
+        if layout == "official":
+            config = ModelConfig.from_params(raw_config)
+        else:
+            config = _canonical_overrides(ModelConfig.from_hf(raw_config))
+            layout = "mlx" if config.quantization else "hf"
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     parameters = assemble(tensors.values(), layout, config)
     if config.tied_embeddings and "lm_head.weight" in parameters:
         # Wrapper configurations claim ties that their text model does not have.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_mistral.checkpoint import read_folder
+from mlx_mistral.errors import ConfigError
 from tests.checkpoint.models import hf_weights, official_weights, write_hf, write_official
 
 BF16 = 2
@@ -150,3 +152,12 @@ def test_headers_are_read_without_mlx(tmp_path: Path) -> None:
         "assert not any(m.split('.')[0] == 'mlx' for m in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_an_error_in_a_configuration_names_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "some-model"
+    shutil.copytree(Path(__file__).parents[1] / "recordings" / "mistral", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "qk_norm": True}))
+    with pytest.raises(ConfigError, match="some-model: config.json has the unknown key 'qk_norm'"):
+        read_folder(folder)
