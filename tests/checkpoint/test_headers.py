@@ -159,5 +159,7 @@ def test_an_error_in_a_configuration_names_its_folder(tmp_path: Path) -> None:
     shutil.copytree(Path(__file__).parents[1] / "recordings" / "mistral", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "qk_norm": True}))
-    with pytest.raises(ConfigError, match=r"some-model: config\.json has the unknown key 'qk_norm'"):
+    with pytest.raises(
+        ConfigError, match=r"some-model: config\.json has the unknown key 'qk_norm'"
+    ):
         read_folder(folder)
