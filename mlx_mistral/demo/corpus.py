@@ -213,7 +213,7 @@ def filler_turn(rng: Random, language: str, untold: list[str]) -> Turn:
         return spell_turn(rng, language)
     if draw < 0.88:
         return repeat_turn(rng, language)
-    if draw < 0.96 or not untold:
+    if draw < 0.93 or not untold:
         return unknown_turn(rng, language)
     return recall_turn(rng, language, rng.choice(untold), {})
 
@@ -252,7 +252,9 @@ def _turns(rng: Random, language: str, facts: dict[str, str]) -> Iterator[Turn]:
             told |= {slot: facts[slot] for slot in now}
             yield tell_turn(rng, language, {slot: facts[slot] for slot in now})
         for _ in range(int(13 * rng.random() ** 1.6)):
-            yield filler_turn(rng, language, [s for s in SLOTS if s not in told])
+            # Now and then in the other language, so that each question says which one it wants.
+            spoken = rng.choice(LANGUAGES) if rng.random() < 0.4 else language
+            yield filler_turn(rng, spoken, [s for s in SLOTS if s not in told])
         if not told:
             yield filler_turn(rng, language, list(SLOTS))
             continue

@@ -98,6 +98,11 @@ def groups(question: Question) -> Iterator[str]:
         yield f"recall: {where}, invented names"
 
 
+def last_word(reply: str) -> str:
+    """The result of a worked sum."""
+    return reply.split()[-1] if reply.strip() else ""
+
+
 def _novelty(turn: Turn) -> str:
     fixed = {"ask", "plain"} & set(read("topics", turn.language)[turn.kind].phrases)
     return "new wrapping of a fixed question" if fixed else "new pair of frame and subject"
@@ -108,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Evaluate the demo model.")
     parser.add_argument("folder", type=Path, nargs="?", default=model_path())
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=int, default=10, help="10 asks about 2,600 questions")
+    parser.add_argument("--scale", type=int, default=10, help="10 asks about 2,400 questions")
     parser.add_argument("--wrong", action="store_true", help="show wrong replies")
     arguments = parser.parse_args()
     model = load_model(arguments.folder, dtype=mx.float32)
@@ -119,6 +124,8 @@ def main() -> None:
         is_right = reply in question.turn.accepted
         for group in groups(question):
             scores[group].add(is_right)
+        if question.turn.kind == "sum":
+            scores["sum, the number alone"].add(last_word(reply) == last_word(question.turn.reply))
         if arguments.wrong and not is_right:
             print(
                 f"{question.turn.kind} {question.distance}: {question.turn.user!r} -> {reply!r}, "

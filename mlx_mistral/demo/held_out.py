@@ -33,6 +33,7 @@ def questions(encoder: ChatEncoder, *, seed: int, scale: int) -> list[Question]:
         *spell_questions(encoder, rng, 20 * scale),
         *repeat_questions(encoder, rng, 12 * scale),
         *recall_questions(encoder, rng, 8 * scale),
+        *untold_questions(encoder, rng, 4 * scale),
     ]
 
 
@@ -117,3 +118,14 @@ def recall_question(encoder: ChatEncoder, rng: Random, language: str, wanted: in
         if find(more, value) < 0:
             ids += more
     return Question(ids + ending, turn, len(ids) + tail)
+
+
+def untold_questions(encoder: ChatEncoder, rng: Random, n: int) -> Iterator[Question]:
+    """Facts asked back that were never told, in a chat where others were."""
+    for i in range(n):
+        language = LANGUAGES[i % 2]
+        facts = corpus.draw_facts(rng, language, rng.randint(0, 3))
+        told = [corpus.tell_turn(rng, language, facts)] if facts else []
+        slot = rng.choice([s for s in corpus.SLOTS if s not in facts])
+        turn = corpus.recall_turn(rng, language, slot, {}, held_out=True)
+        yield Question(_history(encoder, told) + encoder.prompt(turn), turn)

@@ -1,0 +1,43 @@
+"""The bundled model: its size, and that it does in the runtime what its README reports."""
+
+from random import Random
+
+import mlx.core as mx
+import pytest
+
+from mlx_mistral.checkpoint import load_model
+from mlx_mistral.config import ModelConfig
+from mlx_mistral.demo import held_out, model_path
+from mlx_mistral.demo.architecture import CONFIG, WINDOW, model_config
+from mlx_mistral.demo.batches import ChatEncoder
+from mlx_mistral.demo.evaluate import answer, last_word
+
+SIZE_LIMIT_BYTES = 7_900_000
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(model_path(), dtype=mx.float32)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return ChatEncoder(model_path() / "tokenizer.model.v3")
+
+
+def share_right(model, encoder, questions):
+    replies = answer(model, encoder, questions)
+    wanted = [last_word(question.turn.reply) for question in questions]
+    given = [last_word(reply) for reply in replies]
+    assert sum(w == g for w, g in zip(wanted, given, strict=True)) >= 18
+
+
+@pytest.mark.parametrize(("windows_back", "wanted"), [(0, 0.8), (1.3, 0.7)])
+def test_it_recalls_a_fact_from_beyond_its_window(model, encoder, windows_back, wanted):
+    rng = Random(f"recall {windows_back}")
+    distance = int(windows_back * WINDOW)
+    questions = [
+        held_out.recall_question(encoder, rng, language, distance) for language in ("en", "fr") * 8
+    ]
+    assert all((q.distance > WINDOW) == (windows_back > 1) for q in questions)
+    assert share_right(model, encoder, questions) >= wanted
