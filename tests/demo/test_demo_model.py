@@ -27,6 +27,26 @@ def encoder():
 
 def share_right(model, encoder, questions):
     replies = answer(model, encoder, questions)
+    right = [r in q.turn.accepted for q, r in zip(questions, replies, strict=True)]
+    return sum(right) / len(right)
+
+
+def test_the_bundle_is_small():
+    assert sum(f.stat().st_size for f in model_path().iterdir()) <= SIZE_LIMIT_BYTES
+
+
+def test_the_bundle_is_the_architecture_that_is_documented(model):
+    assert model.config == model_config() == ModelConfig.from_hf(CONFIG)
+
+
+def test_it_answers_questions_in_phrasings_it_has_never_seen(model, encoder):
+    questions = list(held_out.topic_questions(encoder, Random("topics"), 1))[::3]
+    assert share_right(model, encoder, questions) >= 0.8
+
+
+def test_it_adds_numbers_it_has_never_added(model, encoder):
+    questions = list(held_out.sum_questions(encoder, Random("sums"), 20))
+    replies = answer(model, encoder, questions)
     wanted = [last_word(question.turn.reply) for question in questions]
     given = [last_word(reply) for reply in replies]
     assert sum(w == g for w, g in zip(wanted, given, strict=True)) >= 18
