@@ -11,7 +11,13 @@ from typing import Any, Literal
 from mlx_mistral.errors import CheckpointError, ModelNotFoundError
 from mlx_mistral.files.untrusted import read_json, shown
 
+Kind = Literal["official", "hf"]
 HF_CONFIG, OFFICIAL_CONFIG = "config.json", "params.json"
+_KINDS: tuple[tuple[Kind, str, str, str], ...] = (
+    ("hf", HF_CONFIG, "model", "safetensors"),
+    ("official", OFFICIAL_CONFIG, "consolidated", "safetensors|pth|pt"),
+)
+"""For each layout, the preferred one first: its configuration, its weights' name and endings."""
 _INDEX = ".safetensors.index.json"
 _OF = re.compile(r"-(\d{1,6})-of-(\d{1,6})\.")
 _NUMBERED = re.compile(r"consolidated\.(\d{1,6})\.")
@@ -21,7 +27,7 @@ _NUMBERED = re.compile(r"consolidated\.(\d{1,6})\.")
 class FileSet:
     """The files of one layout, by name."""
 
-    kind: Literal["official", "hf"]
+    kind: Kind
     """MLX folders are laid out like Hugging Face ones."""
     config: str
     weights: tuple[str, ...]
@@ -68,28 +74,18 @@ def find_files(folder: Path) -> FileSet:
 def layouts(names: Collection[str]) -> list[FileSet]:
     """The layouts that a listing offers, the preferred one first. Looks at names alone."""
     found = []
-    index = f"model{_INDEX}"
-    shards = _select(names, r"model.*\.safetensors")
-    if shards or index in names:
-        found.append(
-            FileSet(
-                kind="hf",
-                config=HF_CONFIG,
-                weights=shards,
-                index=index if index in names else None,
+    for kind, config, stem, endings in _KINDS:
+        index = f"{stem}{_INDEX}"
+        shards = _select(names, rf"{stem}.*\.({endings})")
+        if shards or index in names:
+            found.append(
+                FileSet(
+                    kind=kind,
+                    config=config,
+                    weights=shards,
+                    index=index if index in names else None,
+                )
             )
-        )
-    index = f"consolidated{_INDEX}"
-    shards = _select(names, r"consolidated.*\.(safetensors|pth|pt)")
-    if shards or index in names:
-        found.append(
-            FileSet(
-                kind="official",
-                config=OFFICIAL_CONFIG,
-                weights=shards,
-                index=index if index in names else None,
-            )
-        )
     return sorted(found, key=lambda files: files.config not in names)
 
 

@@ -74,6 +74,10 @@ class Fields:
         for key in keys:
             self._left.pop(key, None)
 
+    def remaining(self) -> list[str]:
+        """The keys that nobody has taken yet."""
+        return list(self._left)
+
     def finish(self) -> None:
         """Raises: ConfigError: a key is left that nobody knows and that says something."""
         unknown = sorted(key for key, value in self._left.items() if value is not None)

@@ -66,10 +66,9 @@ class QuantConfig:
         default = _params(fields, QuantParams(group_size=64, bits=4))
         # Left by conversions from other quantized formats; describes their origin alone.
         fields.drop(("quant_method", "linear_class", "quantize_embeddings"))
-        overrides: dict[str, QuantParams | None] = {}
-        for path, entry in dict(fields._left).items():
-            fields.take(path)
-            overrides[path] = _override(path, entry, default)
+        overrides = {
+            path: _override(path, fields.take(path), default) for path in fields.remaining()
+        }
         return cls(default=default, overrides=overrides)
 
     def to_json(self) -> dict[str, Any]:

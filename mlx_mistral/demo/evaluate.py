@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -23,6 +22,7 @@ from mlx_mistral.demo.batches import EOS, ChatEncoder
 from mlx_mistral.demo.corpus import Turn
 from mlx_mistral.demo.held_out import Question, questions
 from mlx_mistral.demo.phrasebook import read
+from mlx_mistral.generation import Sampling, generate_batch
 from mlx_mistral.model import Model
 
 _MAX_REPLY_TOKENS = 72
@@ -58,22 +58,14 @@ def answer(model: Model, encoder: ChatEncoder, asked: Sequence[Question]) -> lis
 
 def reply_batch(model: Model, prompts: Sequence[list[int]]) -> list[list[int]]:
     """Greedy replies without the end token, to prompts of different lengths."""
-    longest = max(map(len, prompts))
-    padding = [longest - len(prompt) for prompt in prompts]
-    rows = [[0] * n + prompt for n, prompt in zip(padding, prompts, strict=True)]
-    cache = model.make_cache(left_padding=padding)
-    tokens = mx.argmax(model(mx.array(rows), cache)[:, -1:], axis=-1)
-    replies = _ids(tokens)
-    while any(EOS not in row for row in replies) and len(replies[0]) < _MAX_REPLY_TOKENS:
-        tokens = mx.argmax(model(tokens, cache), axis=-1)
-        for row, new in zip(replies, _ids(tokens), strict=True):
-            row += new
+    replies: list[list[int]] = [[] for _ in prompts]
+    steps = generate_batch(model, prompts, sampling=Sampling(), max_tokens=_MAX_REPLY_TOKENS)
+    for step in steps:
+        for row, token in zip(replies, step.tokens, strict=True):
+            row.append(token)
+        if all(EOS in row for row in replies):
+            break
     return [row[: row.index(EOS)] if EOS in row else row for row in replies]
-
-
-def _ids(tokens: mx.array) -> list[list[int]]:
-    ids: Any = tokens.tolist()
-    return list(ids)
 
 
 def groups(question: Question) -> Iterator[str]:

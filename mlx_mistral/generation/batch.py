@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_mistral.errors import MlxMistralError
 from mlx_mistral.model import Model
 
-from .decode import CLEAR_EVERY, has_nan, nan_error
+from .decode import decode
 from .prefill import Progress, prefill
 from .prompt import check_prompt, check_room
 from .sampling import Sampler, Sampling
@@ -55,17 +55,5 @@ def generate_batch(
     sampler = Sampler(sampling, model.config.vocab_size, prompts)
     rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
     logits = prefill(model, mx.array(rows), cache, step_size=prefill_step_size, progress=progress)
-    token, broken = sampler(logits), has_nan(logits)
-    for n in range(1, budget + 1):
-        is_last = n == budget
-        if not is_last:
-            next_logits = model(token[:, None], cache)[:, -1]
-            next_token, next_broken = sampler(next_logits), has_nan(next_logits)
-            mx.async_eval(next_token, next_broken)
-        if broken.item():
-            raise nan_error(n)
-        yield BatchStep([int(one) for one in token.tolist()], logits, is_last)  # type: ignore[union-attr,arg-type]
-        if not is_last:
-            token, logits, broken = next_token, next_logits, next_broken
-        if n % CLEAR_EVERY == 0:
-            mx.clear_cache()
+    for tokens, drawn_from, is_last in decode(model, cache, logits, sampler, budget):
+        yield BatchStep(tokens, drawn_from, is_last)

@@ -1,9 +1,10 @@
-"""Decoding one text: a token a pass, the next pass under way while one is read."""
+"""Decoding: a token a pass, the next pass under way while one is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -54,31 +55,44 @@ def generate_ids(
     logits = prefill(
         model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
     )
-    token, broken = sampler(logits), has_nan(logits)
+    for tokens, drawn_from, is_last in decode(model, cache, logits, sampler, budget):
+        yield Step(tokens[0], drawn_from[0], is_last)
+
+
+def decode(
+    model: Model, cache: Sequence[KVCache], logits: mx.array, sampler: Sampler, budget: int
+) -> Iterator[tuple[list[int], mx.array, bool]]:
+    """Draws `budget` tokens for each of B texts, the first ones from the prompts' logits.
+
+    Yields the B tokens, the logits they were drawn from, and whether they are the last.
+    Shapes: logits (B, vocab). Raises: CheckpointError: the logits are NaN.
+    """
+    token, broken = sampler(logits), _has_nan(logits)
     mx.async_eval(token, broken)
     for n in range(1, budget + 1):
         is_last = n == budget
         if not is_last:
             with all_or_nothing(cache, 1):
                 next_logits = model(token[:, None], cache)[:, -1]
-                next_token, next_broken = sampler(next_logits), has_nan(next_logits)
+                next_token, next_broken = sampler(next_logits), _has_nan(next_logits)
             mx.async_eval(next_token, next_broken)
         # Waits for the pass before, while the one just submitted runs.
         if broken.item():
-            raise nan_error(n)
-        yield Step(token.tolist()[0], logits[0], is_last)  # type: ignore[index,arg-type]
+            raise _nan_error(n)
+        drawn: Any = token.tolist()
+        yield drawn, logits, is_last
         if not is_last:
             token, logits, broken = next_token, next_logits, next_broken
         if n % CLEAR_EVERY == 0:
             mx.clear_cache()
 
 
-def has_nan(logits: mx.array) -> mx.array:
+def _has_nan(logits: mx.array) -> mx.array:
     """Whether any logit is NaN, which one sum shows. Shapes: (B, vocab) -> ()."""
     return mx.isnan(logits.astype(mx.float32).sum())
 
 
-def nan_error(n: int) -> CheckpointError:
+def _nan_error(n: int) -> CheckpointError:
     return CheckpointError(
         f"the model's logits at new token {n} are NaN; its weights are damaged or too large for "
         "this dtype: try float32, or download it again"

@@ -107,30 +107,18 @@ class ExpertLinear(nn.Module):
         **_: Any,
     ) -> QuantizedExpertLinear:
         """Called by `mlx.nn.quantize`."""
-        num_experts, output_dims, input_dims = self.weight.shape
-        return QuantizedExpertLinear(
-            num_experts, input_dims, output_dims, group_size, bits, mode, weight=self.weight
-        )
+        return QuantizedExpertLinear(self.weight, group_size, bits, mode)
 
 
 class QuantizedExpertLinear(nn.Module):
     """An ExpertLinear whose matrices stay quantized while they are multiplied."""
 
     def __init__(
-        self,
-        num_experts: int,
-        input_dims: int,
-        output_dims: int,
-        group_size: int | None,
-        bits: int | None,
-        mode: str,
-        *,
-        weight: mx.array | None = None,
+        self, weight: mx.array, group_size: int | None, bits: int | None, mode: str
     ) -> None:
+        """Shapes: weight (E, out, in), not yet quantized."""
         super().__init__()
         self.group_size, self.bits, self.mode = group_size, bits, mode
-        if weight is None:
-            weight = mx.zeros((num_experts, output_dims, input_dims))
         self.weight, self.scales, *biases = mx.quantize(
             weight, group_size=group_size, bits=bits, mode=mode
         )
