@@ -15,7 +15,7 @@ import mlx_mistral
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
     "errors", "files", "config", "cache", "model", "checkpoint", "text", "generation",
-    "completion", "chat", "loading", "cli",
+    "memory", "evaluation", "completion", "chat", "loading", "convert", "cli",
 )  # fmt: skip
 """In the order of the floor plan: each may import those to its left."""
 
@@ -28,12 +28,23 @@ LATE_EXCEPTIONS = {
 OUTSIDE_THE_ORDER = ("demo",)
 """The bundled model's recipe drives every room, as a user of the package would."""
 
+MAPPED = ("convert", "tui")
+"""Folders at the top of a tree that are installed inside the package."""
+
 COMMAND_LINE_ALONE = ("convert", "tui", "fit", "bench")
 HEAVY = ("mlx", "textual", "transformers", "mistral_common", "tokenizers", "huggingface_hub")
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+    folders = [PACKAGE, *map(home, MAPPED)]
+    found = [path for folder in folders for path in folder.rglob("*.py")]
+    return sorted({path for path in found if "__pycache__" not in path.parts})
+
+
+def home(mapped: str) -> Path:
+    """Where a folder lies that is installed inside the package: there, or beside it in a tree."""
+    installed = PACKAGE / mapped
+    return installed if installed.is_dir() else PACKAGE.parent / mapped
 
 
 def room_of(module: str) -> str:
@@ -46,7 +57,8 @@ def short(module: str) -> str:
 
 
 def dotted(path: Path) -> str:
-    parts = ("mlx_mistral", *path.relative_to(PACKAGE).with_suffix("").parts)
+    base = PACKAGE if path.is_relative_to(PACKAGE) else PACKAGE.parent
+    parts = ("mlx_mistral", *path.relative_to(base).with_suffix("").parts)
     return ".".join(part for part in parts if part != "__init__")
 
 
