@@ -35,19 +35,40 @@ def load_model(
     Raises: ModelNotFoundError: no model there. ConfigError: an unsupported architecture.
         CheckpointError: a file or tensor is missing, left over, malformed or of a wrong shape.
     """
-    activations = resolve_dtype(dtype)
     checkpoint = Checkpoint(folder)
+    model = hollow_model(checkpoint, str(folder))
+    fill(model, checkpoint, "", resolve_dtype(dtype), lazy=lazy)
+    return model
+
+
+def hollow_model(checkpoint: Checkpoint, where: str) -> Model:
+    """The model that a checkpoint makes, its weights not read: modules in their stored form.
+
+    Its parameters are placeholders that take no memory until they are computed.
+    Raises: CheckpointError: the checkpoint's tensors are not those of its configuration.
+    """
     model = Model(checkpoint.config)
     _quantize(model, checkpoint.headers)
-    expected = dict(tree_flatten(model.parameters()))
-    check_parameters(checkpoint.parameters, expected, str(folder))
-    loaded = []
-    for name in expected:
-        loaded.append((name, checkpoint.read(name, activations, lazy=lazy)))
-        mx.clear_cache()
-    model.update(tree_unflatten(loaded))
+    check_parameters(checkpoint.parameters, dict(tree_flatten(model.parameters())), where)
     model.eval()
     return model
+
+
+def fill(
+    module: nn.Module, checkpoint: Checkpoint, path: str, dtype: mx.Dtype, *, lazy: bool = False
+) -> None:
+    """Reads the weights of a module of a hollow model, one tensor at a time.
+
+    `path` is the module's place, such as `model.layers.3`; empty for the whole model.
+    Raises: CheckpointError: the data cannot be read.
+    """
+    parameters: dict[str, mx.array] = dict(tree_flatten(module.parameters()))
+    loaded = []
+    for name in parameters:
+        full_name = f"{path}.{name}" if path else name
+        loaded.append((name, checkpoint.read(full_name, dtype, lazy=lazy)))
+        mx.clear_cache()
+    module.update(tree_unflatten(loaded))
 
 
 def check_parameters(

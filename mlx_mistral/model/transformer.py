@@ -91,7 +91,7 @@ class Decoder(nn.Module):
         scaling = self._config.query_scaling
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
             x = layer(x, position, masks[window], one, scale)
@@ -105,8 +105,8 @@ class Decoder(nn.Module):
         first_of_kind = dict(zip(reversed(self._config.windows), reversed(cache), strict=True))
         return {window: kind.make_mask(n_new) for window, kind in first_of_kind.items()}
 
-    def _embed(self, tokens: mx.array) -> mx.array:
-        """Rows of the table; NaN for an id that it does not have."""
+    def embed(self, tokens: mx.array) -> mx.array:
+        """Rows of the table; NaN for an id that it does not have. (B, T) ints -> (B, T, dim)."""
         known = (tokens >= 0) & (tokens < self._config.vocab_size)
         x = self.embed_tokens(mx.where(known, tokens, 0))
         return mx.where(known[..., None], x, mx.array(float("nan"), x.dtype))

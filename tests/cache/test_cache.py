@@ -26,7 +26,7 @@ def model_with(window: int | None) -> Model:
 def full_pass(model: Model, ids: list[int]) -> np.ndarray:
     """One pass under the whole (T, T) mask, which no cache takes part in."""
     mask = attention_mask(len(ids), 0, model.config.windows[0], return_array=True)
-    x = model.model._embed(mx.array([ids]))
+    x = model.model.embed(mx.array([ids]))
     for layer in model.layers:
         x = layer(x, mx.array(0), mask)
     return np.array(model.head(model.model.norm(x))[0])
