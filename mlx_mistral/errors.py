@@ -40,3 +40,7 @@ class MemoryBudgetError(MlxMistralError):
 
 class ConversionError(MlxMistralError):
     """A checkpoint could not be converted."""
+
+
+class EvaluationError(MlxMistralError):
+    """A text cannot be evaluated, or a model's logits are no numbers."""

@@ -1,0 +1,112 @@
+"""A text through a model, and through a reference beside it, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice
+
+import mlx.core as mx
+
+from mlx_mistral.errors import EvaluationError
+from mlx_mistral.model import Model
+
+from .blocks import Block, blocks, choose_context, default_stride
+from .scores import Scores, row_chunks, score
+
+PASS_TOKENS = 512
+"""Tokens of a block that go through the layers at once."""
+BATCH_TOKENS = 2048
+"""Tokens of blocks that are read side by side."""
+
+Progress = Callable[[Scores, int], None]
+"""Called with the scores so far and the number of tokens that there are."""
+
+
+def evaluate(
+    model: Model,
+    ids: Sequence[int],
+    *,
+    bos_id: int,
+    context: int | None = None,
+    stride: int | None = None,
+    reference: Model | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """How well a model predicts a text, and how far it is from a reference on it.
+
+    ids: the text without BOS; each block is read after one. Each token is scored once.
+    context: the most tokens of a block (default: the model's own, at most 2048).
+    stride: new tokens of a block (default: half of it); see `blocks`.
+    Raises: ContextError: context or stride do not fit. EvaluationError: there is no token, one
+        is outside the vocabulary, the two models' vocabularies differ, or logits are NaN.
+    """
+    models = [model] if reference is None else [model, reference]
+    context = choose_context(context, *(one.config for one in models))
+    stride = default_stride(context) if stride is None else stride
+    _check(models, ids, bos_id)
+    total = Scores()
+    for batch in _batches(blocks(ids, bos_id=bos_id, context=context, stride=stride), context):
+        for part in _score_batch(models, batch):
+            total = total.add(part)
+            if progress:
+                progress(total, len(ids))
+    return total
+
+
+def _check(models: Sequence[Model], ids: Sequence[int], bos_id: int) -> None:
+    vocab_size = models[0].config.vocab_size
+    if models[-1].config.vocab_size != vocab_size:
+        raise EvaluationError(
+            f"the model has a vocabulary of {vocab_size}, the reference one of "
+            f"{models[-1].config.vocab_size}; compare models of one vocabulary"
+        )
+    if not ids:
+        raise EvaluationError("the text has no token; give some text")
+    for token in (bos_id, min(ids), max(ids)):
+        if not 0 <= token < vocab_size:
+            raise EvaluationError(
+                f"token id {token} is outside the model's vocabulary of {vocab_size}; "
+                "the tokenizer does not belong to this model"
+            )
+
+
+def _batches(found: Iterator[Block], context: int) -> Iterator[list[Block]]:
+    """Blocks of one length, as many as are read side by side."""
+    n_rows = max(1, BATCH_TOKENS // context)
+    for _, alike in groupby(found, key=lambda block: len(block.inputs)):
+        while batch := list(islice(alike, n_rows)):
+            yield batch
+
+
+def _score_batch(models: Sequence[Model], batch: Sequence[Block]) -> Iterator[Scores]:
+    """The scores of each pass. All models read it before the next one, each with its caches."""
+    tokens = mx.array([block.inputs for block in batch])
+    n_inputs = tokens.shape[1]
+    caches = [model.make_cache() for model in models]
+    for start in range(0, n_inputs, PASS_TOKENS):
+        end = min(start + PASS_TOKENS, n_inputs)
+        # The last inputs of each block are those whose next token is asked for.
+        firsts = [max(start, n_inputs - len(block.targets)) for block in batch]
+        targets = [
+            target
+            for block, first in zip(batch, firsts, strict=True)
+            for target in block.targets[first - n_inputs + len(block.targets) :][: end - first]
+            if first < end
+        ]
+        asked = []
+        for model, cache in zip(models, caches, strict=True):
+            hidden = model.model(tokens[:, start:end], cache)  # (B, T, dim)
+            rows = [row[first - start :] for row, first in zip(hidden, firsts, strict=True)]
+            asked.append(mx.concatenate(rows))
+            mx.eval(asked[-1], [one.state for one in cache])
+        yield _score_rows(models, asked, targets)
+        mx.clear_cache()
+
+
+def _score_rows(models: Sequence[Model], hidden: Sequence[mx.array], targets: list[int]) -> Scores:
+    """Shapes: hidden (N, dim) of each model, N targets."""
+    total = Scores()
+    for rows in row_chunks(len(targets), models[0].config.vocab_size):
+        logits = [model.head(one[rows]) for model, one in zip(models, hidden, strict=True)]
+        total = total.add(score(logits[0], mx.array(targets[rows]), *logits[1:]))
+    return total
