@@ -24,9 +24,6 @@ CHUNK_TOKENS = 2048
 LOGITS_BYTES = 128 * 2**20
 """Logits that are held at once, in float32."""
 
-Head = Callable[[mx.array], mx.array]
-"""Shapes: (..., dim) after the norm -> (..., vocab) logits."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
@@ -46,12 +43,27 @@ class Layer:
         return out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What follows the last layer. The head is the table of embeddings where they are tied."""
+
+    norm: nn.RMSNorm
+    head: nn.Module
+    tied: bool
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Shapes: (..., dim) -> (..., vocab) logits in float32."""
+        x = self.norm(x)
+        logits: mx.array = self.head.as_linear(x) if self.tied else self.head(x)
+        return logits.astype(mx.float32)
+
+
 class LayerWalk:
     """A checkpoint of any layout, run with one layer in memory.
 
-    The steps in order: `embed`, each of `layers`, `norm`, `head`; or all at once: `hidden`.
-    What holds a module's weights gives them back when it moves on, so a Layer that is kept
-    computes nothing useful later. A walk may be repeated.
+    The steps in order: `embed`, each of `layers`, `ending`; the first two at once: `hidden`.
+    Weights are given back when the walk moves on, so a Layer that is kept computes nothing
+    useful later. A walk may be repeated.
     Raises: CheckpointError: the checkpoint's tensors are not those of its configuration, or
         its data cannot be read.
     """
@@ -64,7 +76,7 @@ class LayerWalk:
         self._model = hollow_model(checkpoint, where)
 
     @contextmanager
-    def weights(self, module: nn.Module, path: str) -> Iterator[None]:
+    def _weights(self, module: nn.Module, path: str) -> Iterator[None]:
         """Inside, a module of the model has its weights; outside, it takes no memory."""
         placeholders = module.parameters()
         fill(module, self._checkpoint, path, self.dtype)
@@ -78,7 +90,7 @@ class LayerWalk:
     def embedding(self) -> Iterator[nn.Embedding]:
         """The table of token embeddings, which `embed` looks up."""
         table = self._model.model.embed_tokens
-        with self.weights(table, "model.embed_tokens"):
+        with self._weights(table, "model.embed_tokens"):
             yield table
 
     def embed(self, tokens: mx.array) -> mx.array:
@@ -100,29 +112,24 @@ class LayerWalk:
         ):
             path = f"model.layers.{index}"
             mask = attention_mask(n_tokens, 0, window)
-            with self.weights(block, path):
+            with self._weights(block, path):
                 yield Layer(index=index, path=path, block=block, mask=mask, query_scale=scale)
 
-    def norm(self, x: mx.array) -> mx.array:
-        """Shapes: (..., dim) -> (..., dim)."""
-        norm = self._model.model.norm
-        with self.weights(norm, "model.norm"):
-            out: mx.array = norm(x)
-            mx.eval(out)
-        return out
-
     @contextmanager
-    def head(self) -> Iterator[Head]:
-        """The output projection: the table of embeddings where the two are tied."""
-        tied = self.config.tied_embeddings
-        module = self._model.model.embed_tokens if tied else self._model.lm_head
-        with self.weights(module, "model.embed_tokens" if tied else "lm_head"):
-            yield self._model.head
+    def ending(self) -> Iterator[Ending]:
+        """The last norm and the head, with their weights."""
+        decoder, tied = self._model.model, self.config.tied_embeddings
+        head = decoder.embed_tokens if tied else self._model.lm_head
+        with (
+            self._weights(decoder.norm, "model.norm"),
+            self._weights(head, "model.embed_tokens" if tied else "lm_head"),
+        ):
+            yield Ending(norm=decoder.norm, head=head, tied=tied)
 
     def hidden(
         self, tokens: mx.array, *, progress: Callable[[int, int], None] | None = None
     ) -> mx.array:
-        """What the head takes, of every token; `progress` hears layers done and all layers.
+        """What the last layer makes of every token; `progress` hears layers done and all layers.
 
         Shapes: (B, T) ints -> (B, T, dim).
         """
@@ -131,7 +138,7 @@ class LayerWalk:
             run_in_place(layer, states)
             if progress:
                 progress(layer.index + 1, self.config.n_layers)
-        return self.norm(mx.concatenate(states))
+        return mx.concatenate(states)
 
 
 def split_rows(x: mx.array, chunk_tokens: int = CHUNK_TOKENS) -> list[mx.array]:
@@ -157,8 +164,8 @@ def logits_in_parts(
     """The logits of one or more models on the same texts, some tokens at a time.
 
     Yields which tokens they are, in the order of `tokens.flatten()`, and each model's logits
-    in float32. The models run one after the other, so that memory holds one layer, what the
-    heads take, the heads, and `LOGITS_BYTES` of logits. `progress` hears of layers.
+    in float32. The models run one after the other, so that memory holds one layer, what
+    the last ones made, the heads, and `LOGITS_BYTES` of logits. `progress` hears of layers.
     Shapes: (B, T) ints -> (n, vocab) for each walk.
     """
     total = sum(walk.config.n_layers for walk in walks)
@@ -180,7 +187,7 @@ def _heads_in_parts(
     vocab = max(walk.config.vocab_size for walk in walks)
     size = max(1, LOGITS_BYTES // (4 * vocab * len(walks)))
     with ExitStack() as stack:
-        heads = [stack.enter_context(walk.head()) for walk in walks]
+        endings = [stack.enter_context(walk.ending()) for walk in walks]
         n_tokens = hidden[0].shape[0]
         for start in range(0, n_tokens, size):
             part = slice(start, min(start + size, n_tokens))
