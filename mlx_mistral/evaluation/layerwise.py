@@ -191,7 +191,4 @@ def _heads_in_parts(
         n_tokens = hidden[0].shape[0]
         for start in range(0, n_tokens, size):
             part = slice(start, min(start + size, n_tokens))
-            yield (
-                part,
-                [head(x[part]).astype(mx.float32) for head, x in zip(heads, hidden, strict=True)],
-            )
+            yield part, [end(x[part]) for end, x in zip(endings, hidden, strict=True)]
