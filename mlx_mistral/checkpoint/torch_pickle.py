@@ -74,6 +74,15 @@ class TorchFile:
         strides = [step * dtype.itemsize for step in tensor.strides]
         return np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)
 
+    def is_contiguous(self, name: str) -> bool:
+        """Whether a tensor's elements lie in the file in the order of its rows."""
+        tensor, step = self._tensors[name], 1
+        for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+            if size != 1 and stride != step:
+                return False
+            step *= size
+        return True
+
     def _root(self) -> str:
         """The archive's one top folder, with its slash."""
         roots = [name[: -len(PICKLE)] for name in self._members if name.endswith("/" + PICKLE)]

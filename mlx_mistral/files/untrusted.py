@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from mlx_mistral.errors import CheckpointError, ModelNotFoundError
 
@@ -14,7 +15,7 @@ MAX_JSON_BYTES = 16 << 20
 """Far above any real config, index or safetensors header (a few MB for the largest models)."""
 
 
-def open_regular(path: Path) -> tuple[BinaryIO, int]:
+def open_regular(path: Path) -> tuple[BufferedReader, int]:
     """The file, open for reading, and its size in bytes.
 
     Opened without blocking, so that a FIFO is refused instead of waited on.

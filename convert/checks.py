@@ -1,0 +1,99 @@
+"""What is refused before anything is written, each in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_mistral.checkpoint.reader import Checkpoint
+from mlx_mistral.errors import ConversionError
+from mlx_mistral.files.tensor_info import FLOATS
+from mlx_mistral.files.untrusted import shown
+
+from .shards import Shard
+from .workspace import MANIFEST, Workspace
+
+_SPARE_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
+    """Where to write, links resolved.
+
+    Raises: ConversionError: it is the source or around it, it exists and must not, or it is
+        something else than a model.
+    """
+    place, origin = Path(os.path.realpath(dest)), Path(os.path.realpath(source))
+    if place == origin or place in origin.parents:
+        fault = "is the folder of SOURCE" if place == origin else "holds the folder of SOURCE"
+        raise ConversionError(
+            f"DEST {fault}, {origin}; a source is never changed: choose another DEST"
+        )
+    if place.name == "":
+        raise ConversionError(f"{place} cannot be a model's folder; choose another DEST")
+    if not place.exists():
+        return place
+    if not place.is_dir():
+        raise ConversionError(f"{place} is a file; choose another DEST")
+    names = os.listdir(place)
+    if not names:
+        return place
+    if not overwrite:
+        raise ConversionError(
+            f"{place} exists; choose another DEST, or replace it with --overwrite"
+        )
+    if not {"config.json", MANIFEST} & set(names):
+        raise ConversionError(
+            f"{place} holds no model, so it is not replaced; choose another DEST or remove it"
+        )
+    return place
+
+
+def check_source(checkpoint: Checkpoint, where: Path) -> None:
+    """Raises: ConversionError: already quantized, or in numbers that are not weights."""
+    if checkpoint.config.quantization is not None or any(
+        name.endswith(".scales") for name in checkpoint.parameters
+    ):
+        raise ConversionError(
+            f"{where} is quantized already, and quantizing it again would add to its errors; "
+            "convert the original weights"
+        )
+    for parameter in checkpoint.parameters.values():
+        if not parameter.is_float:
+            raise ConversionError(
+                f"{where}: {shown(parameter.stored_name)} is {parameter.dtype}; only "
+                f"{', '.join(sorted(FLOATS))} and scaled FP8 are converted"
+            )
+
+
+def check_room(workspace: Workspace, shards: Sequence[Shard], beside: Sequence[Path]) -> None:
+    """Raises: ConversionError: the disk has too little room for what is still to be written."""
+    missing = [shard for shard in shards if shard.name not in workspace.finished]
+    needed = sum(shard.nbytes for shard in missing) + sum(path.stat().st_size for path in beside)
+    free = shutil.disk_usage(workspace.folder).free
+    if needed + _SPARE_BYTES > free:
+        raise ConversionError(
+            f"the result takes {needed / 1e9:.2f} GB more, {workspace.dest.parent} has "
+            f"{free / 1e9:.2f} GB free; make room or choose a DEST on another disk"
+        )
+
+
+@contextmanager
+def told_plainly(dest: Path) -> Iterator[None]:
+    """Turns what the system says while the result is written into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ConversionError(
+                f"the disk of {dest} is full; make room and run the same command again: "
+                "finished files are kept"
+            ) from None
+        place = error.filename or dest
+        raise ConversionError(
+            f"{place}: {error.strerror}; DEST must be in a folder that can be written"
+        ) from None

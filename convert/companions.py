@@ -1,0 +1,43 @@
+"""What travels along unchanged: tokenizer, chat template, generation settings, licence."""
+
+from __future__ import annotations
+
+import hashlib
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mlx_mistral.checkpoint.hub_cache import BESIDE_WEIGHTS
+from mlx_mistral.errors import ConversionError
+from mlx_mistral.files.untrusted import open_regular
+
+LARGEST_BYTES = 256 << 20
+"""Far above any real tokenizer."""
+_CHUNK = 1 << 20
+_ALSO = ("SYSTEM_PROMPT.txt", "NOTICE*")
+
+
+def companions(source: Path) -> list[Path]:
+    """The files to copy. Raises: ConversionError: one is too large to be what its name says."""
+    found = [
+        path
+        for path in sorted(source.iterdir())
+        if path.is_file() and any(fnmatch(path.name, one) for one in (*BESIDE_WEIGHTS, *_ALSO))
+    ]
+    for path in found:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise ConversionError(
+                f"{path} has {path.stat().st_size} bytes, too many for such a file; remove it or "
+                "download it again"
+            )
+    return found
+
+
+def copy(path: Path, folder: Path) -> str:
+    """Copies one file. Returns its SHA-256. Raises: CheckpointError: unreadable. OSError."""
+    digest = hashlib.sha256()
+    file, _ = open_regular(path)
+    with file, open(folder / path.name, "xb") as target:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,100 @@
+"""Writes the shards that are still missing, and checks each behind the next one's back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import mlx.core as mx
+
+from mlx_mistral.checkpoint.reader import Checkpoint
+from mlx_mistral.checkpoint.slabs import Slab, slabs_of
+
+from .pipeline import Pipeline, Task
+from .plan import Plan
+from .result import Progress
+from .shard_file import ShardFile
+from .shards import Shard
+from .workspace import Workspace
+
+
+def write_shards(
+    checkpoint: Checkpoint,
+    plan: Plan,
+    shards: Sequence[Shard],
+    workspace: Workspace,
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Raises: CheckpointError: the source cannot be read. ConversionError, OSError: the result
+    cannot be written; finished shards stay."""
+    report = _Counter(checkpoint, progress)
+    checking: deque[tuple[ShardFile, Future[str]]] = deque()
+    with (
+        Pipeline(checkpoint.config, getattr(mx, plan.dtype)) as pipeline,
+        ThreadPoolExecutor(1, "check") as checker,
+    ):
+        for shard in shards:
+            if shard.name in workspace.finished:
+                report.skip(shard)
+                continue
+            file = ShardFile(workspace.folder, shard)
+            try:
+                pipeline.run(_tasks(checkpoint, plan, file), report.add)
+            except BaseException:
+                file.close()
+                raise
+            checking.append((file, checker.submit(file.finish)))
+            if len(checking) > 1:
+                _record(checking.popleft(), workspace)
+        while checking:
+            _record(checking.popleft(), workspace)
+
+
+def _record(checked: tuple[ShardFile, Future[str]], workspace: Workspace) -> None:
+    file, digest = checked
+    workspace.record(file.shard.name, digest.result())
+
+
+def _tasks(checkpoint: Checkpoint, plan: Plan, file: ShardFile) -> Iterator[Task]:
+    for name in file.shard.parameters:
+        module, _, part = name.rpartition(".")
+        params = plan.formats.get(module) if part == "weight" else None
+        affine = params is not None and params.mode == "affine"
+        parts = ("weight", "scales", "biases") if affine else ("weight", "scales")
+        names = tuple(f"{module}.{one}" for one in parts) if params else (name,)
+        for slab in slabs_of(checkpoint.parameters[name], checkpoint.config):
+            yield Task(slab=slab, params=params, names=names, file=file)
+
+
+class _Counter:
+    """Counts bytes of the source, and tells."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._parameters = checkpoint.parameters
+        self._tell = progress
+        self._done = 0.0
+        self._total = sum(parameter.nbytes for parameter in self._parameters.values())
+
+    def add(self, slab: Slab) -> None:
+        rows = sum(_rows(piece.tensor.shape) for piece in slab.parameter.pieces)
+        self._done += slab.parameter.nbytes * slab.stored_rows / max(1, rows)
+        self._report(slab.parameter.name)
+
+    def skip(self, shard: Shard) -> None:
+        self._done += sum(self._parameters[name].nbytes for name in shard.parameters)
+        self._report(shard.parameters[-1])
+
+    def _report(self, parameter: str) -> None:
+        if self._tell:
+            done = round(self._done)
+            self._tell(Progress(done_bytes=done, total_bytes=self._total, parameter=parameter))
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return rows
