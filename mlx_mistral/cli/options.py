@@ -56,10 +56,14 @@ def add_output(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """For commands that load weights."""
+    add_dtype(parser)
+    parser.add_argument("--memory", type=size, metavar="SIZE", help="not available in this version")
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, help="of activations (default: float32 on CPU, else bfloat16)"
     )
-    parser.add_argument("--memory", type=size, metavar="SIZE", help="not available in this version")
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

@@ -99,11 +99,13 @@ def _score_batch(models: Sequence[Model], batch: Sequence[Block]) -> Iterator[Sc
             rows = [row[first - start :] for row, first in zip(hidden, firsts, strict=True)]
             asked.append(mx.concatenate(rows))
             mx.eval(asked[-1], [one.state for one in cache])
-        yield _score_rows(models, asked, targets)
+        yield _score_hidden(models, asked, targets)
         mx.clear_cache()
 
 
-def _score_rows(models: Sequence[Model], hidden: Sequence[mx.array], targets: list[int]) -> Scores:
+def _score_hidden(
+    models: Sequence[Model], hidden: Sequence[mx.array], targets: list[int]
+) -> Scores:
     """Shapes: hidden (N, dim) of each model, N targets."""
     total = Scores()
     for rows in row_chunks(len(targets), models[0].config.vocab_size):

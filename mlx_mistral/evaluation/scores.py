@@ -129,7 +129,7 @@ def _score_rows(logits: mx.array, targets: mx.array, reference: mx.array | None)
         return scored
     log_q = _log_probabilities(reference, "the reference")
     kl = _sums(_kl_divergence(log_q, log_p))
-    same = mx.equal(mx.argmax(log_p, axis=-1), mx.argmax(log_q, axis=-1))
+    same = mx.equal(mx.argmax(logits, axis=-1), mx.argmax(reference, axis=-1))
     compared = Scores(
         compared=len(targets),
         kl_sum=kl[0],
