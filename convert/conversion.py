@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def _fingerprint(checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard]) ->
         files[str(file.resolve())] = [status.st_size, status.st_mtime_ns]
     job = {
         "format": FORMAT,
-        "mlx": mx.__version__,
+        "mlx": version("mlx"),
         "device": str(mx.default_device()),
         "files": files,
         "plan": plan.to_json(),

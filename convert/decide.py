@@ -59,9 +59,7 @@ def decide(
             f"{bits} bits are an average, which only --recipe measured can reach; bits are one of "
             f"{', '.join(map(str, AFFINE_BITS))}"
         )
-    params = parameters_for(
-        request.mode, None if bits is None else int(bits), request.group_size
-    )
+    params = parameters_for(request.mode, None if bits is None else int(bits), request.group_size)
     recipe = request.recipe or "uniform"
     if recipe != "uniform" and bits is not None:
         raise ConversionError(f"the recipe {recipe} chooses the bits itself; leave --bits out")

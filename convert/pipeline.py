@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_mistral.checkpoint.dtype import on_gpu
 from mlx_mistral.checkpoint.slabs import RawSlab, Slab, SlabReader, decode
@@ -108,11 +109,11 @@ def quantized_bytes(rows: mx.array, params: QuantParams | None) -> list[mx.array
 
 def _write(task: Task, outputs: list[mx.array]) -> None:
     for name, rows in zip(task.names, outputs, strict=True):
-        task.file.write(name, task.slab.first_row, memoryview(rows).cast("B"))
+        task.file.write(name, task.slab.first_row, np.asarray(rows).reshape(-1).data)
 
 
 @cache
-def _lanes() -> tuple[mx.ThreadLocalStream, ...]:
+def _lanes() -> tuple[Any, ...]:
     """Where slabs are computed: one after the other on a GPU, side by side on CPU cores."""
     count = 1 if on_gpu() else min(os.cpu_count() or 1, MAX_LANES)
     return tuple(mx.new_thread_local_stream(mx.default_device()) for _ in range(count))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_mistral.checkpoint.parameters import Parameter
 from mlx_mistral.config import QuantConfig, QuantParams
+from mlx_mistral.files.tensor_info import DTYPE_BITS
 
-from .stored import StoredTensor, stored_tensors
+from .stored import SPELLED, StoredTensor, stored_tensors
 
 ROUTER = "block_sparse_moe.gate"
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -79,16 +80,16 @@ class Plan:
             "why": self.why,
             "dtype": self.dtype,
             "quantization": quantization.to_json() if quantization else None,
-            "bits_by_kind": dict(self._bits_by_kind()),
+            "bits_by_kind": self.bits_by_kind(),
         }
 
-    def _bits_by_kind(self) -> Iterable[tuple[str, list[int]]]:
+    def bits_by_kind(self) -> dict[str, list[int]]:
+        """Which numbers of bits the matrices of each kind have; 16 where not quantized."""
         kinds: dict[str, set[int]] = {}
         for path, params in self.formats.items():
-            bits = params.bits if params else 16
+            bits = params.bits if params else DTYPE_BITS[SPELLED[self.dtype]]
             kinds.setdefault(path.rpartition(".")[2], set()).add(bits)
-        for kind, bits_used in sorted(kinds.items()):
-            yield kind, sorted(bits_used)
+        return {kind: sorted(bits) for kind, bits in sorted(kinds.items())}
 
 
 def matrices_of(parameters: Mapping[str, Parameter]) -> list[Matrix]:

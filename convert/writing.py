@@ -70,9 +70,7 @@ def _tasks(checkpoint: Checkpoint, plan: Plan, file: ShardFile) -> Iterator[Task
 class _Counter:
     """Counts bytes of the source, and tells."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, progress: Callable[[Progress], None] | None
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, progress: Callable[[Progress], None] | None) -> None:
         self._parameters = checkpoint.parameters
         self._tell = progress
         self._done = 0.0

@@ -46,17 +46,17 @@ def read_prompt(args: argparse.Namespace) -> str:
     return text
 
 
-def read_file(path: str) -> str:
+def read_file(path: str, flag: str = "-f") -> str:
     """The text of a file. Raises: MlxMistralError: not there, not readable, not UTF-8."""
     try:
         with open(path, "rb") as file:
             raw = _read_bounded(file, path)
     except FileNotFoundError:
-        raise MlxMistralError(f"no such file, {path}; check the path given to -f") from None
+        raise MlxMistralError(f"no such file, {path}; check the path given to {flag}") from None
     except OSError as error:
-        raise MlxMistralError(f"{error.strerror}, {path}; check the path given to -f") from None
+        raise MlxMistralError(f"{error.strerror}, {path}; check the path given to {flag}") from None
     except ValueError:
-        raise MlxMistralError("the path given to -f holds a NUL; check it") from None
+        raise MlxMistralError(f"the path given to {flag} holds a NUL; check it") from None
     return decode(raw, path)
 
 
