@@ -1,7 +1,8 @@
-"""Windowed attention over a text longer than its window, without a (T, S) mask.
+"""Windowed attention over a text longer than its window.
 
 Queries are cut into blocks of W. A block sees only the keys of its own columns and of
-the W columns before them, so work and memory grow with T x W, not with T x S.
+the W columns before them, so work and memory grow with T x W, not with T x S. Fewer than W
+queries are one block as they are: filled up to W, they would cost W / T times as much.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ def banded_attention(q: mx.array, k: mx.array, v: mx.array, scale: float, window
     """
     batch, _, n_new, _ = q.shape
     n_past = k.shape[2] - n_new
+    if n_new <= window:
+        columns = mx.arange(n_past + n_new)
+        band = visible(columns[n_past:], columns, window)
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=band)
     n_blocks = -(-n_new // window)
     missing = n_blocks * window - n_new
     q = mx.pad(q, [(0, 0), (0, 0), (0, missing), (0, 0)])
