@@ -3,119 +3,209 @@
 At each matrix a branch of the hidden states splits off in which this one matrix is stored in a
 probe format. All branches walk on through the later layers together, and the divergence of
 their predictions is the damage at the probe. For every other format the damage follows from
-the error of the matrix's own outputs, which is measured where the branch begins.
+the error of the matrix's own outputs, which is taken where the branch begins.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-from mlx_mistral.checkpoint import Checkpoint
 from mlx_mistral.config import QuantParams
-from mlx_mistral.errors import ConversionError
-from mlx_mistral.evaluation.layerwise import (
-    CHUNK_TOKENS,
-    LOGITS_BYTES,
-    Ending,
-    Layer,
-    LayerWalk,
-    split_rows,
-)
+from mlx_mistral.config.quantization import AFFINE_GROUPS
+from mlx_mistral.evaluation.layerwise import LOGITS_BYTES, Layer, LayerWalk, split_rows
 
+from .curve import damages_from
 from .damages import Damages
-from .errors import lookup_error, module_at, output_error, recorded, stored_as
-from .formats import CANDIDATES, Format, fitting
+from .errors import lookup_error, number, output_error, rounded, stored_as
+from .formats import Format, fitting
+from .inputs import module_at, recorded
 
-PROBES = (QuantParams(bits=3, group_size=64),)
-TEXT_TOKENS = 512
-"""Tokens of a text, unless branches would take too much memory."""
-FEWEST_TOKENS = 32
-BRANCH_BYTES = 10**9
+CHUNK_TOKENS = 2048
+"""Tokens of branches that go through a layer at once."""
 ROUTER = "block_sparse_moe.gate"
-
-Progress = Callable[[str, int, int], None]
-"""Hears which part of the model comes next, how many are done, and how many there are."""
+EMBEDDINGS, HEAD = "model.embed_tokens", "lm_head"
 
 
-def measure(
-    checkpoint: Checkpoint,
-    calibration_ids: Sequence[int],
-    *,
-    bos_id: int | None,
-    dtype: mx.Dtype | str | None = None,
-    progress: Progress | None = None,
-    candidates: Sequence[Format] = CANDIDATES,
-    probes: Sequence[QuantParams] = PROBES,
-    text_tokens: int = TEXT_TOKENS,
-    branch_bytes: int = BRANCH_BYTES,
-    stored: mx.Dtype = mx.bfloat16,
-) -> Damages:
-    """The damage of each candidate format to each matrix of a model of any size.
+class Branch(NamedTuple):
+    """Which matrix differs from the model's, and how it is stored."""
 
-    The calibration text is cut into texts of one length, each behind `bos_id`. Memory holds
-    one layer and a copy of its largest matrix, the inputs of its matrices on all texts, and
-    branches of the first texts up to `branch_bytes`. `stored` is the dtype of the file's
-    scales; `dtype` that of activations.
-    Raises: ConversionError: the model is quantized already, or the text too short.
-    """
-    if checkpoint.config.quantization is not None:
-        raise ConversionError(
-            f"{checkpoint.headers.files[0].parent} is quantized already; measure the model that "
-            "it was made from"
-        )
-    walk = LayerWalk(checkpoint, dtype=dtype)
-    return _Pass(walk, candidates, probes, stored, progress).run(
-        calibration_ids, bos_id, text_tokens, branch_bytes
-    )
+    path: str
+    probe: QuantParams
 
 
-class _Pass:
-    """The state of one walk: the unbranched texts, and all branches so far."""
+class BranchingPass:
+    """A walk with one stream of unbranched texts, and all branches that have begun."""
 
     def __init__(
         self,
         walk: LayerWalk,
+        tokens: mx.array,
+        n_branched: int,
+        *,
         candidates: Sequence[Format],
         probes: Sequence[QuantParams],
         stored: mx.Dtype,
-        progress: Progress | None,
+        progress: Callable[[str, int, int], None] | None,
     ) -> None:
-        self._walk = walk
-        self._candidates, self._probes, self._stored = candidates, probes, stored
+        """Shapes: tokens (B, T) ints, of which branches walk the first `n_branched` rows."""
+        self._walk, self._tokens, self._n_branched = walk, tokens, n_branched
+        self._candidates, self._probes, self._stored = candidates, tuple(probes), stored
         self._progress = progress
         self._errors: dict[str, list[dict[QuantParams, float]]] = {}
-        self._branches: dict[tuple[str, QuantParams], mx.array] = {}
+        self._branches: dict[Branch, mx.array] = {}
 
-    def run(
-        self, ids: Sequence[int], bos_id: int | None, text_tokens: int, branch_bytes: int
-    ) -> Damages:
-        per_token = self._branch_count() * self._walk.config.dim * self._walk.dtype.size
-        affordable = max(branch_bytes // per_token, FEWEST_TOKENS)
-        tokens = cut(ids, bos_id, min(text_tokens, affordable))
-        length = tokens.shape[1]
-        n_branched = min(max(1, affordable // length), tokens.shape[0])
-        tokens = spread_first(tokens, n_branched)
-        self._hear("embeddings", 0)
-        states = self._embed(tokens, n_branched)
-        for layer in self._walk.layers(length):
-            self._hear(f"layer {layer.index}", layer.index + 1)
-            self._layer(layer, states, n_branched)
-        self._hear("head", self._walk.config.n_layers + 1)
-        divergences = self._end(states, n_branched)
-        self._hear("done", self._walk.config.n_layers + 2)
-        by_path = {
-            path: damages_from(errors, {probe: divergences[path, probe] for probe in self._probes})
-            for path, errors in self._errors.items()
-        }
+    def run(self) -> Damages:
+        """Walks once from the embeddings to the predictions."""
+        n_layers = self._walk.config.n_layers
+        self._tell("embeddings", 0)
+        states = self._embed()
+        for layer in self._walk.layers(self._tokens.shape[1]):
+            self._tell(f"layer {layer.index + 1}", layer.index + 1)
+            self._advance(layer)
+            states = self._branch_off(layer, states)
+        self._tell("head", n_layers + 1)
+        divergences = self._end(states)
+        self._tell("done", n_layers + 2)
         return Damages(
-            by_path=by_path,
-            probes=tuple(self._probes),
-            tokens=tokens.size,
-            branch_tokens=n_branched * length,
+            by_path={path: self._damages(path, divergences) for path in self._errors},
+            probes=self._probes,
+            tokens=self._tokens.size,
+            branch_tokens=self._n_branched * self._tokens.shape[1],
         )
+
+    def _embed(self) -> mx.array:
+        """The unbranched texts behind the table; branches in which it is rounded begin."""
+        walk, tokens = self._walk, self._tokens
+        with walk.embedding() as table:
+            weight = table.weight
+            self._errors[EMBEDDINGS] = [
+                {
+                    one: lookup_error(weight, tokens, one, self._stored)
+                    for one in self._formats(weight)
+                }
+            ]
+            for probe in self._fitting_probes(weight):
+                with stored_as(table, probe, self._stored):
+                    branch = walk.look_up(tokens[: self._n_branched])
+                self._branches[Branch(EMBEDDINGS, probe)] = branch
+            return walk.look_up(tokens)
+
+    def _advance(self, layer: Layer) -> None:
+        """Takes the branches that have begun through a layer, as many together as fit a chunk."""
+        each = max(1, CHUNK_TOKENS // (self._n_branched * self._tokens.shape[1]))
+        keys = list(self._branches)
+        for start in range(0, len(keys), each):
+            group = keys[start : start + each]
+            joined = mx.concatenate([self._branches.pop(key) for key in group])
+            out = _through(layer, joined)
+            self._branches |= zip(group, mx.split(out, len(group)), strict=True)
+
+    def _branch_off(self, layer: Layer, states: mx.array) -> mx.array:
+        """Begins the branches of a layer's matrices, and measures the matrices' errors.
+
+        Shapes: the unbranched texts before the layer -> after it, (B, T, dim).
+        """
+        paths = matrices_of(layer.block)
+        for path in paths:
+            module = module_at(layer.block, path)
+            for probe in self._fitting_probes(module.weight):
+                with stored_as(module, probe, self._stored):
+                    branch = _through(layer, states[: self._n_branched])
+                self._branches[Branch(f"{layer.path}.{path}", probe)] = branch
+        with recorded(layer.block, paths) as inputs:
+            states = _through(layer, states)
+        for path in paths:
+            weight, rows = module_at(layer.block, path).weight, inputs[path].by_expert()
+            self._errors[f"{layer.path}.{path}"] = [self._output_errors(weight, rows)]
+            mx.clear_cache()
+        return states
+
+    def _end(self, states: mx.array) -> dict[Branch, float]:
+        """The mean divergence of each branch's predictions from the unbranched ones, in nats."""
+        with self._walk.ending() as ending:
+            norm, weight = ending.norm, ending.head.weight
+            path = EMBEDDINGS if ending.tied else HEAD
+            rows = [norm(states).flatten(0, 1)]
+            self._errors.setdefault(path, []).append(self._output_errors(weight, rows))
+            exact = states[: self._n_branched]
+            found: dict[Branch, float] = {}
+            for key, branch in self._branches.items():
+                if key.path != path:
+                    found[key] = divergence(norm(exact), weight, norm(branch), weight)
+            for probe in self._fitting_probes(weight):
+                key = Branch(path, probe)
+                branch = self._branches.get(key, exact)
+                found[key] = divergence(
+                    norm(exact), weight, norm(branch), rounded(weight, probe, self._stored)
+                )
+        return found
+
+    def _damages(self, path: str, divergences: dict[Branch, float]) -> dict[Format, float]:
+        probes = {key.probe: kl for key, kl in divergences.items() if key.path == path}
+        return damages_from(self._errors[path], probes)
+
+    def _output_errors(
+        self, weight: mx.array, rows: Sequence[mx.array]
+    ) -> dict[QuantParams, float]:
+        return {one: output_error(weight, rows, one, self._stored) for one in self._formats(weight)}
+
+    def _formats(self, weight: mx.array) -> list[QuantParams]:
+        """All formats whose error is wanted: those to choose from, and the probes."""
+        wanted = dict.fromkeys([*self._candidates, *self._fitting_probes(weight)])
+        return [one for one in fitting(wanted, weight.shape[-1]) if one is not None]
+
+    def _fitting_probes(self, weight: mx.array) -> list[QuantParams]:
+        """The probes, in smaller groups where theirs do not divide a row."""
+        columns, probes = weight.shape[-1], []
+        for probe in self._probes:
+            sizes = [size for size in AFFINE_GROUPS if size <= probe.group_size]
+            size = next((size for size in reversed(sizes) if columns % size == 0), None)
+            if size is not None:
+                probes.append(replace(probe, group_size=size))
+        return probes
+
+    def _tell(self, part: str, done: int) -> None:
+        if self._progress:
+            self._progress(part, done, self._walk.config.n_layers + 2)
+
+
+def matrices_of(block: nn.Module) -> list[str]:
+    """The paths in a block of all that may be quantized."""
+    return [
+        path
+        for path, module in block.named_modules()
+        if hasattr(module, "to_quantized") and path != ROUTER
+    ]
+
+
+def divergence(p: mx.array, p_head: mx.array, q: mx.array, q_head: mx.array) -> float:
+    """The mean over all tokens of KL(p || q), where two heads read two hidden states.
+
+    Shapes: (B, T, dim) and (vocab, dim) twice -> nats a token.
+    """
+    p, q = p.flatten(0, 1), q.flatten(0, 1)
+    size = max(1, LOGITS_BYTES // (8 * p_head.shape[0]))
+    total = 0.0
+    for start in range(0, p.shape[0], size):
+        log_p = log_probabilities(p[start : start + size] @ p_head.T)
+        log_q = log_probabilities(q[start : start + size] @ q_head.T)
+        total += number((mx.exp(log_p) * (log_p - log_q)).sum())
+    return total / p.shape[0]
+
+
+def log_probabilities(logits: mx.array) -> mx.array:
+    """Shapes: (n, vocab) -> (n, vocab) float32."""
+    logits = logits.astype(mx.float32)
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _through(layer: Layer, x: mx.array) -> mx.array:
+    """A layer over texts, a chunk at a time. Shapes: (B, T, dim) -> (B, T, dim)."""
+    out = mx.concatenate([layer(part) for part in split_rows(x, CHUNK_TOKENS)])
+    mx.eval(out)
+    return out

@@ -88,7 +88,7 @@ class LayerWalk:
 
     @contextmanager
     def embedding(self) -> Iterator[nn.Embedding]:
-        """The table of token embeddings, which `embed` looks up."""
+        """The table of token embeddings, which `look_up` reads while this is open."""
         table = self._model.model.embed_tokens
         with self._weights(table, "model.embed_tokens"):
             yield table
@@ -96,8 +96,12 @@ class LayerWalk:
     def embed(self, tokens: mx.array) -> mx.array:
         """Shapes: (B, T) ints -> (B, T, dim). An id outside the vocabulary becomes NaN."""
         with self.embedding():
-            out = self._model.model.embed(tokens)
-            mx.eval(out)
+            return self.look_up(tokens)
+
+    def look_up(self, tokens: mx.array) -> mx.array:
+        """The same inside `embedding`."""
+        out = self._model.model.embed(tokens)
+        mx.eval(out)
         return out
 
     def layers(self, n_tokens: int) -> Iterator[Layer]:

@@ -1,0 +1,7 @@
+"""The measured recipe: bits go where a calibration text shows that they matter."""
+
+from .choose import choose
+from .damages import Damages
+from .measure import measure
+
+__all__ = ["Damages", "choose", "measure"]
