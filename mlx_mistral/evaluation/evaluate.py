@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_mistral.errors import EvaluationError
 from mlx_mistral.model import Model
@@ -13,10 +14,10 @@ from mlx_mistral.model import Model
 from .blocks import Block, blocks, choose_context, default_stride
 from .scores import Scores, row_chunks, score
 
-PASS_TOKENS = 512
-"""Tokens of a block that go through the layers at once."""
-BATCH_TOKENS = 2048
-"""Tokens of blocks that are read side by side."""
+PASS_TOKENS = 1024
+"""Tokens that go through the layers at once: of several short blocks, or a part of a long one."""
+NOT_ASKED = -1
+"""Stands in the place of a target that is not scored here."""
 
 Progress = Callable[[Scores, int], None]
 """Called with the scores so far and the number of tokens that there are."""
@@ -72,7 +73,7 @@ def _check(models: Sequence[Model], ids: Sequence[int], bos_id: int) -> None:
 
 def _batches(found: Iterator[Block], context: int) -> Iterator[list[Block]]:
     """Blocks of one length, as many as are read side by side."""
-    n_rows = max(1, BATCH_TOKENS // context)
+    n_rows = max(1, PASS_TOKENS // context)
     for _, alike in groupby(found, key=lambda block: len(block.inputs)):
         while batch := list(islice(alike, n_rows)):
             yield batch
@@ -80,31 +81,26 @@ def _batches(found: Iterator[Block], context: int) -> Iterator[list[Block]]:
 
 def _score_batch(models: Sequence[Model], batch: Sequence[Block]) -> Iterator[Scores]:
     """The scores of each pass. All models read it before the next one, each with its caches."""
-    tokens = mx.array([block.inputs for block in batch])
-    n_inputs = tokens.shape[1]
+    inputs = mx.array([block.inputs for block in batch])
+    targets = np.full(inputs.shape, NOT_ASKED)
+    for row, block in zip(targets, batch, strict=True):
+        row[-len(block.targets) :] = block.targets
+    step = max(1, PASS_TOKENS // len(batch))
     caches = [model.make_cache() for model in models]
-    for start in range(0, n_inputs, PASS_TOKENS):
-        end = min(start + PASS_TOKENS, n_inputs)
-        # The last inputs of each block are those whose next token is asked for.
-        firsts = [max(start, n_inputs - len(block.targets)) for block in batch]
-        targets = [
-            target
-            for block, first in zip(batch, firsts, strict=True)
-            for target in block.targets[first - n_inputs + len(block.targets) :][: end - first]
-            if first < end
-        ]
-        asked = []
+    for start in range(0, inputs.shape[1], step):
+        part = targets[:, start : start + step].flatten()
+        asked = np.flatnonzero(part != NOT_ASKED)
+        hidden = []
         for model, cache in zip(models, caches, strict=True):
-            hidden = model.model(tokens[:, start:end], cache)  # (B, T, dim)
-            rows = [row[first - start :] for row, first in zip(hidden, firsts, strict=True)]
-            asked.append(mx.concatenate(rows))
-            mx.eval(asked[-1], [one.state for one in cache])
-        yield _score_hidden(models, asked, targets)
+            out = model.model(inputs[:, start : start + step], cache)  # (B, T, dim)
+            hidden.append(out.flatten(0, 1)[mx.array(asked)])
+            mx.eval(hidden[-1], [one.state for one in cache])
+        yield _score_hidden(models, hidden, part[asked])
         mx.clear_cache()
 
 
 def _score_hidden(
-    models: Sequence[Model], hidden: Sequence[mx.array], targets: list[int]
+    models: Sequence[Model], hidden: Sequence[mx.array], targets: np.ndarray
 ) -> Scores:
     """Shapes: hidden (N, dim) of each model, N targets."""
     total = Scores()
