@@ -1,1 +1,1 @@
-"""What a model needs in memory, before anything is allocated."""
+"""What a model needs in memory, by arithmetic before anything is allocated, and what there is."""

@@ -1,0 +1,77 @@
+"""Bytes that weights take once they are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mlx_mistral.checkpoint.parameters import Parameter, Piece
+from mlx_mistral.config import QuantParams
+
+DEFAULT_GROUP = 64
+_UNQUANTIZED = (".gate.weight",)
+"""Routers stay in full precision in every conversion; norms are no matrices."""
+
+
+def weights_in_memory(parameters: Mapping[str, Parameter], activation_bytes: int) -> int:
+    """What MLX holds after loading: packed words as stored, every float in the activation dtype.
+
+    FP8 is expanded on loading, so it counts as a float.
+    """
+    return sum(_held(parameter, activation_bytes) for parameter in parameters.values())
+
+
+def matrix_bytes_in_memory(
+    shape: Sequence[int], params: QuantParams | None, activation_bytes: int
+) -> int:
+    """Bytes of a matrix, or of a stack of them, that is not written yet.
+
+    Shapes: (out, in) or (E, out, in), with the group size dividing `in`. Affine scales and
+    biases are held in the activation dtype, those of the MX and NV formats are one byte.
+    """
+    weights = math.prod(shape)
+    if params is None:
+        return weights * activation_bytes
+    groups = weights // params.group_size
+    group_bytes = 2 * activation_bytes if params.mode == "affine" else 1
+    return weights * params.bits // 8 + groups * group_bytes
+
+
+def uniform_weights_in_memory(
+    parameters: Mapping[str, Parameter], bits: int, activation_bytes: int
+) -> int:
+    """As `weights_in_memory`, were each matrix of an unquantized model stored in so many bits."""
+    params = QuantParams(group_size=DEFAULT_GROUP, bits=bits)
+
+    def held(parameter: Parameter) -> int:
+        shape = parameter.shape
+        if len(shape) < 2 or shape[-1] % DEFAULT_GROUP or parameter.name.endswith(_UNQUANTIZED):
+            return _held(parameter, activation_bytes)
+        return matrix_bytes_in_memory(shape, params, activation_bytes)
+
+    return sum(held(parameter) for parameter in parameters.values())
+
+
+def loading_bytes(parameters: Mapping[str, Parameter], activation_bytes: int) -> int:
+    """The most that loading holds beside the weights: one tensor as stored, and its copies."""
+    return max(
+        (
+            _loading(piece, parameter.stacked, activation_bytes)
+            for parameter in parameters.values()
+            for piece in parameter.pieces
+        ),
+        default=0,
+    )
+
+
+def _held(parameter: Parameter, activation_bytes: int) -> int:
+    if parameter.is_float:
+        return math.prod(parameter.shape) * activation_bytes
+    return sum(piece.tensor.nbytes for piece in parameter.pieces)
+
+
+def _loading(piece: Piece, stacked: bool, activation_bytes: int) -> int:
+    """A copy to reorder rows, one before it joins its stack; FP8 goes by way of float32."""
+    copies = (piece.form != "plain") + stacked
+    float32 = 3 * 4 * piece.tensor.size if piece.scale else 0
+    return piece.tensor.nbytes + copies * activation_bytes * piece.tensor.size + float32

@@ -1,0 +1,106 @@
+"""Bytes that are held for a moment: while a chunk of the prompt is read, or a token is made.
+
+What the formulas assume:
+- One text, read in chunks of `PREFILL_TOKENS`; caches are not quantized.
+- Attention is not fused: the scores of all heads over a chunk and all it sees are written
+  out, as the CPU backend does. Fused kernels on a GPU write none of them, so there the sum is
+  too large by up to H x T x S numbers; nothing has been measured there, and what the device
+  holds in flight is not counted either.
+- MLX computes layer after layer and frees what a layer no longer needs: one layer's attention
+  or feed-forward is held at a time, never both. How many copies of each array live at once
+  has been counted on the CPU backend, with a little to spare.
+
+Letters: T tokens of a chunk, S visible tokens, H query heads, K key/value heads, D head_dim,
+W window, E experts, k experts a token.
+"""
+
+from __future__ import annotations
+
+from mlx_mistral.config import ModelConfig
+
+from .cache import cache_bytes, pair_bytes, ring_bytes
+
+PREFILL_TOKENS = 512
+"""Tokens of a prompt that generation reads at a time."""
+CHAT_PLACES = 2
+"""Moments of a conversation that a Chat can go back to; each holds all rings."""
+VOCABULARY_ROWS = 16
+"""Arrays of a number for each word that sampling may hold: logits, their order, their shares."""
+
+
+def workspace_bytes(
+    config: ModelConfig,
+    context: int,
+    activation_bytes: int,
+    *,
+    kept_places: int = CHAT_PLACES,
+    gathers_float32: bool = False,
+    loading_bytes: int = 0,
+) -> int:
+    """The most that MLX holds beside weights and cache, for a text of `context` tokens.
+
+    kept_places: see `CHAT_PLACES`; 0 where every prompt is read from its start, as `generate`
+        does.
+    gathers_float32: experts stored unquantized in 16 bits are made float32 for each use, which
+        the CPU backend needs.
+    loading_bytes: what loading holds beside the weights; no cache and no text are there yet.
+    """
+    b = activation_bytes
+    rings = (1 + kept_places) * ring_bytes(config, context, b)
+    grown = pair_bytes(config, context, b) if None in config.windows else 0
+    casts = _experts_in_float32(config) if gathers_float32 else 0
+    passing = max(_prefill(config, context, b), _decode(config, context, b))
+    held = passing + rings + grown + casts + 4 * VOCABULARY_ROWS * config.vocab_size
+    # While the model loads, what is set aside for the cache is still free.
+    return max(held, loading_bytes - cache_bytes(config, context, b))
+
+
+def _prefill(config: ModelConfig, context: int, b: int) -> int:
+    """One layer of one chunk: hidden states, projections, then attention or feed-forward."""
+    n_new = min(PREFILL_TOKENS, context)
+    hidden = 8 * n_new * config.dim * b
+    queries = n_new * config.n_heads * config.head_dim * b
+    projections = 3 * queries + 4 * pair_bytes(config, n_new, b)
+    attention = max(
+        _attention(config, window, n_new, context, b) for window in set(config.windows)
+    )
+    return hidden + projections + max(attention, _feed_forward(config, n_new, b))
+
+
+def _attention(config: ModelConfig, window: int | None, n_new: int, context: int, b: int) -> int:
+    """Scores, mask, queries scaled and put in order, and the result."""
+    queries = n_new * config.n_heads * config.head_dim * b
+    if window is None or context <= window:
+        return n_new * context * (config.n_heads * b + 1) + 3 * queries
+    past = min(window - 1, context - n_new)
+    if n_new <= window:
+        # The past is put back in order, then joined with the chunk; int32 columns make the mask.
+        seen = past + n_new
+        copies = pair_bytes(config, past, b) + pair_bytes(config, seen, b)
+        return n_new * seen * (config.n_heads * b + 8) + 3 * queries + copies
+    blocks = -(-n_new // window)
+    padded = blocks * window
+    keys = pair_bytes(config, past + n_new, b) + 6 * pair_bytes(config, padded + window, b)
+    rows = 5 * padded * config.n_heads * config.head_dim * b
+    return padded * 2 * window * (config.n_heads * b + 2) + 8 * window * 2 * window + rows + keys
+
+
+def _feed_forward(config: ModelConfig, n_new: int, b: int) -> int:
+    """Gate, up, their product and the result; of k rows a token in a mixture of experts."""
+    if config.moe is None:
+        return 4 * n_new * config.hidden_dim * b
+    rows = n_new * config.moe.num_experts_per_tok
+    return rows * (4 * config.hidden_dim * b + 4 * config.dim * max(b, 4))
+
+
+def _decode(config: ModelConfig, context: int, b: int) -> int:
+    """Two passes may be under way; each has scores over the whole text."""
+    seen = max(context if window is None else min(context, window) for window in config.windows)
+    return 2 * 3 * config.n_heads * seen * max(b, 4) + 2 * _feed_forward(config, 1, b)
+
+
+def _experts_in_float32(config: ModelConfig) -> int:
+    """The three stacks of one layer."""
+    experts = config.moe.num_experts if config.moe else 0
+    return 3 * 4 * experts * config.dim * config.hidden_dim
+
