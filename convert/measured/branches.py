@@ -8,7 +8,7 @@ the error of the matrix's own outputs, which is taken where the branch begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -69,10 +69,10 @@ class BranchingPass:
             self._advance(layer)
             states = self._branch_off(layer, states)
         self._tell("head", n_layers + 1)
-        divergences = self._end(states)
+        measured = self._end(states)
         self._tell("done", n_layers + 2)
         return Damages(
-            by_path={path: self._damages(path, divergences) for path in self._errors},
+            by_path={path: self._damages(path, measured) for path in self._errors},
             probes=self._probes,
             tokens=self._tokens.size,
             branch_tokens=self._n_branched * self._tokens.shape[1],
@@ -133,20 +133,14 @@ class BranchingPass:
             rows = [norm(states).flatten(0, 1)]
             self._errors.setdefault(path, []).append(self._output_errors(weight, rows))
             exact = states[: self._n_branched]
-            found: dict[Branch, float] = {}
-            for key, branch in self._branches.items():
-                if key.path != path:
-                    found[key] = divergence(norm(exact), weight, norm(branch), weight)
+            ends = {key: (x, weight) for key, x in self._branches.items() if key.path != path}
             for probe in self._fitting_probes(weight):
                 key = Branch(path, probe)
-                branch = self._branches.get(key, exact)
-                found[key] = divergence(
-                    norm(exact), weight, norm(branch), rounded(weight, probe, self._stored)
-                )
-        return found
+                ends[key] = self._branches.get(key, exact), rounded(weight, probe, self._stored)
+            return divergences(norm, (exact, weight), ends)
 
-    def _damages(self, path: str, divergences: dict[Branch, float]) -> dict[Format, float]:
-        probes = {key.probe: kl for key, kl in divergences.items() if key.path == path}
+    def _damages(self, path: str, measured: Mapping[Branch, float]) -> dict[Format, float]:
+        probes = {key.probe: kl for key, kl in measured.items() if key.path == path}
         return damages_from(self._errors[path], probes)
 
     def _output_errors(
@@ -183,19 +177,22 @@ def matrices_of(block: nn.Module) -> list[str]:
     ]
 
 
-def divergence(p: mx.array, p_head: mx.array, q: mx.array, q_head: mx.array) -> float:
-    """The mean over all tokens of KL(p || q), where two heads read two hidden states.
+Ends = tuple[mx.array, mx.array]
+"""What the last layer makes (B, T, dim), and the head (vocab, dim) that reads it."""
 
-    Shapes: (B, T, dim) and (vocab, dim) twice -> nats a token.
-    """
-    p, q = p.flatten(0, 1), q.flatten(0, 1)
-    size = max(1, LOGITS_BYTES // (8 * p_head.shape[0]))
-    total = 0.0
-    for start in range(0, p.shape[0], size):
-        log_p = log_probabilities(p[start : start + size] @ p_head.T)
-        log_q = log_probabilities(q[start : start + size] @ q_head.T)
-        total += number((mx.exp(log_p) * (log_p - log_q)).sum())
-    return total / p.shape[0]
+
+def divergences(norm: nn.Module, exact: Ends, others: Mapping[Branch, Ends]) -> dict[Branch, float]:
+    """The mean over all tokens of KL(exact || other) for each of the others, in nats."""
+    (p, head), totals = exact, dict.fromkeys(others, 0.0)
+    n_tokens = p.shape[0] * p.shape[1]
+    size = max(1, LOGITS_BYTES // (8 * head.shape[0]))
+    for start in range(0, n_tokens, size):
+        part = slice(start, start + size)
+        log_p = log_probabilities(norm(p.flatten(0, 1)[part]) @ head.T)
+        for key, (q, q_head) in others.items():
+            log_q = log_probabilities(norm(q.flatten(0, 1)[part]) @ q_head.T)
+            totals[key] += number((mx.exp(log_p) * (log_p - log_q)).sum())
+    return {key: total / n_tokens for key, total in totals.items()}
 
 
 def log_probabilities(logits: mx.array) -> mx.array:

@@ -24,6 +24,8 @@ def damages_from(
     A table that is both embeddings and head has two uses, whose errors count alike. Between
     two probes the damage follows a power of the error, beyond them it grows in proportion.
     """
+    if not divergences:
+        return {None: 0.0}
     reference = next(iter(divergences))
     relative = {one: _relative(uses, one, reference) for one in uses[0]}
     points = sorted((relative[probe], max(kl, SMALLEST)) for probe, kl in divergences.items())

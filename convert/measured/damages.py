@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_mistral.config import QuantParams
-from mlx_mistral.errors import ConversionError
+from mlx_mistral.errors import ConfigError, ConversionError
 
 from .formats import Format
 
@@ -56,7 +56,7 @@ class Damages:
         """Raises: ConversionError: not what `to_json` makes."""
         try:
             return _read(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ConversionError(
                 f"the kept damages are malformed ({type(error).__name__}: {error}); measure again"
             ) from None

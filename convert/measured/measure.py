@@ -55,7 +55,7 @@ def measure(
     walk = LayerWalk(checkpoint, dtype=dtype)
     branches = (MATRICES_OF_A_LAYER * config.n_layers + OTHER_MATRICES) * len(probes)
     affordable = branch_bytes // (branches * config.dim * walk.dtype.size)
-    tokens = cut(calibration_ids, bos_id, max(FEWEST_TOKENS, min(text_tokens, affordable)))
+    tokens = cut(calibration_ids, bos_id, min(text_tokens, max(FEWEST_TOKENS, affordable)))
     n_branched = min(max(1, affordable // tokens.shape[1]), tokens.shape[0])
     return BranchingPass(
         walk,
