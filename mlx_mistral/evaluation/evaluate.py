@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import islice
 
 import mlx.core as mx
 import numpy as np
@@ -72,11 +72,9 @@ def _check(models: Sequence[Model], ids: Sequence[int], bos_id: int) -> None:
 
 
 def _batches(found: Iterator[Block], context: int) -> Iterator[list[Block]]:
-    """Blocks of one length, as many as are read side by side."""
-    n_rows = max(1, PASS_TOKENS // context)
-    for _, alike in groupby(found, key=lambda block: len(block.inputs)):
-        while batch := list(islice(alike, n_rows)):
-            yield batch
+    """As many blocks as are read side by side; those of one text are equally long."""
+    while batch := list(islice(found, max(1, PASS_TOKENS // context))):
+        yield batch
 
 
 def _score_batch(models: Sequence[Model], batch: Sequence[Block]) -> Iterator[Scores]:

@@ -19,7 +19,7 @@ from mlx_mistral.evaluation import Scores, evaluate, scores
 from mlx_mistral.model import Model
 
 BOS = 1
-CUTS = [(7, 3), (7, 7), (5, 1), (40, 20)]
+CUTS = [(7, 3), (7, 7), (5, 2), (40, 20)]
 room = importlib.import_module("mlx_mistral.evaluation.evaluate")
 
 
@@ -84,7 +84,7 @@ def test_passes_batches_and_chunks_change_nothing(
         )
 
     usual = run()
-    for pass_tokens, elements in [(1, 1), (3, 150), (14, 61 * 4), (100, 1 << 20)]:
+    for pass_tokens, elements in [(1, 1), (3, 150), (14, 244)]:
         monkeypatch.setattr(room, "PASS_TOKENS", pass_tokens)
         monkeypatch.setattr(scores, "CHUNK_ELEMENTS", elements)
         assert run() == pytest.approx(usual, rel=1e-4)
@@ -169,12 +169,12 @@ def test_memory_does_not_grow_with_the_text() -> None:
 
 
 def test_logits_of_a_long_block_are_never_all_there() -> None:
-    """A block of 2,048 by 32,768 logits would take 268 MB in float32, and more to work on."""
-    model = tiny_model(tiny_config(vocab_size=32768, n_layers=1))
+    """A block of 1,024 by 65,536 logits takes 268 MB in float32, and more to work on."""
+    model = tiny_model(tiny_config(vocab_size=65536, n_layers=1))
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
-    evaluate(model, random_ids(2048), bos_id=BOS, stride=2048)
+    evaluate(model, random_ids(1024), bos_id=BOS, stride=2048)
     assert mx.get_peak_memory() - before < 200e6
 
 
