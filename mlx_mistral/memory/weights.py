@@ -11,6 +11,7 @@ from mlx_mistral.config import QuantParams
 DEFAULT_GROUP = 64
 _UNQUANTIZED = (".gate.weight",)
 """Routers stay in full precision in every conversion; norms are no matrices."""
+_STORED = {"float32": ("F32", 4), "bfloat16": ("BF16", 2), "float16": ("F16", 2)}
 
 
 def weights_in_memory(parameters: Mapping[str, Parameter], activation_bytes: int) -> int:
@@ -52,11 +53,14 @@ def uniform_weights_in_memory(
     return sum(held(parameter) for parameter in parameters.values())
 
 
-def loading_bytes(parameters: Mapping[str, Parameter], activation_bytes: int) -> int:
-    """The most that loading holds beside the weights: one tensor as stored, and its copies."""
+def loading_bytes(parameters: Mapping[str, Parameter], dtype: str) -> int:
+    """The most that loading holds beside the weights: one tensor as stored, and its copies.
+
+    dtype: of activations, by its name in MLX; a tensor stored in it is read where it stays.
+    """
     return max(
         (
-            _loading(piece, parameter.stacked, activation_bytes)
+            _loading(piece, parameter, dtype)
             for parameter in parameters.values()
             for piece in parameter.pieces
         ),
@@ -70,8 +74,11 @@ def _held(parameter: Parameter, activation_bytes: int) -> int:
     return sum(piece.tensor.nbytes for piece in parameter.pieces)
 
 
-def _loading(piece: Piece, stacked: bool, activation_bytes: int) -> int:
+def _loading(piece: Piece, parameter: Parameter, dtype: str) -> int:
     """A copy to reorder rows, one before it joins its stack; FP8 goes by way of float32."""
-    copies = (piece.form != "plain") + stacked
+    stored_as, activation_bytes = _STORED[dtype]
+    is_cast = parameter.is_float and piece.tensor.dtype != stored_as
+    itemsize = activation_bytes if parameter.is_float else 4
+    copies = (piece.form != "plain") + parameter.stacked
     float32 = 3 * 4 * piece.tensor.size if piece.scale else 0
-    return piece.tensor.nbytes + copies * activation_bytes * piece.tensor.size + float32
+    return is_cast * piece.tensor.nbytes + copies * itemsize * piece.tensor.size + float32

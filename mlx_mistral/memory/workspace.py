@@ -58,12 +58,11 @@ def workspace_bytes(
 def _prefill(config: ModelConfig, context: int, b: int) -> int:
     """One layer of one chunk: hidden states, projections, then attention or feed-forward."""
     n_new = min(PREFILL_TOKENS, context)
-    hidden = 8 * n_new * config.dim * b
-    queries = n_new * config.n_heads * config.head_dim * b
-    projections = 3 * queries + 4 * pair_bytes(config, n_new, b)
-    attention = max(
-        _attention(config, window, n_new, context, b) for window in set(config.windows)
-    )
+    # Norms and RoPE compute in float32, whatever goes in and out.
+    hidden = 8 * n_new * config.dim * 4
+    queries = n_new * config.n_heads * config.head_dim * 4
+    projections = 3 * queries + 4 * pair_bytes(config, n_new, 4)
+    attention = max(_attention(config, window, n_new, context, b) for window in set(config.windows))
     return hidden + projections + max(attention, _feed_forward(config, n_new, b))
 
 
@@ -103,4 +102,3 @@ def _experts_in_float32(config: ModelConfig) -> int:
     """The three stacks of one layer."""
     experts = config.moe.num_experts if config.moe else 0
     return 3 * 4 * experts * config.dim * config.hidden_dim
-
