@@ -106,7 +106,7 @@ def _stream_reply(
         model, tokenizer, prompt, **sampling(args), progress=progress.prefill
     )
     if args.json:
-        _write_reply_json(args, list(responses))
+        _write_reply_json(args, responses)
         return
     last = write_reply(responses, progress)
     note(
@@ -129,13 +129,17 @@ def write_reply(responses: Iterator[GenerationResponse], progress: Progress) -> 
     return last
 
 
-def _write_reply_json(args: argparse.Namespace, received: list[GenerationResponse]) -> None:
-    last = received[-1]
+def _write_reply_json(args: argparse.Namespace, responses: Iterator[GenerationResponse]) -> None:
+    texts, token_ids = [], []
+    # A response holds its logits: keeping all of them would outgrow the cache.
+    for last in responses:
+        texts.append(last.text)
+        token_ids.append(last.token)
     write_json(
         {
             "model": args.model,
-            "text": "".join(response.text for response in received),
-            "token_ids": [response.token for response in received],
+            "text": "".join(texts),
+            "token_ids": token_ids,
             "prompt_tokens": last.prompt_tokens,
             "prompt_tps": last.prompt_tps,
             "generation_tokens": last.generation_tokens,
