@@ -42,7 +42,7 @@ def to_lines(name: str, headers: Headers, tokenizer: TokenizerFacts | None) -> l
         _row("parameters", _parameters(headers)),
         _row(
             "weights",
-            f"{_bytes(headers.weight_bytes)}, {bits_per_weight(headers):.2f} bits "
+            f"{bytes_text(headers.weight_bytes)}, {bits_per_weight(headers):.2f} bits "
             f"a weight, {_stored(headers)}",
         ),
         _row("cache", _cache(config)),
@@ -131,15 +131,15 @@ def _stored(headers: Headers) -> str:
 def _cache(config: ModelConfig) -> str:
     per_token = arithmetic.kv_bytes_per_token(config)
     unshared = per_token * arithmetic.kv_compression(config)
-    text = f"{_bytes(per_token)} a token in 16 bits"
+    text = f"{bytes_text(per_token)} a token in 16 bits"
     if unshared != per_token:
-        text += f" ({_bytes(unshared)} if heads shared nothing)"
+        text += f" ({bytes_text(unshared)} if heads shared nothing)"
     width = config.sliding_window
     if config.is_windowed and width is not None:
-        text += f"; the window bounds it at {_bytes(arithmetic.cache_bytes(config, width))}"
+        text += f"; the window bounds it at {bytes_text(arithmetic.cache_bytes(config, width))}"
     elif config.max_context:
         whole = arithmetic.cache_bytes(config, config.max_context)
-        text += f"; {_bytes(whole)} at {config.max_context:,} tokens"
+        text += f"; {bytes_text(whole)} at {config.max_context:,} tokens"
     return text
 
 
@@ -155,7 +155,7 @@ def _row(label: str, text: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{text}"
 
 
-def _bytes(n_bytes: int) -> str:
+def bytes_text(n_bytes: int) -> str:
     """In the decimal units that sizes of models are given in."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if n_bytes >= size:

@@ -11,6 +11,7 @@ from mlx_mistral.config import QuantParams
 DEFAULT_GROUP = 64
 _UNQUANTIZED = (".gate.weight",)
 """Routers stay in full precision in every conversion; norms are no matrices."""
+_EXPERTS = tuple(f".switch_mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
 _STORED = {"float32": ("F32", 4), "bfloat16": ("BF16", 2), "float16": ("F16", 2)}
 
 
@@ -66,6 +67,11 @@ def loading_bytes(parameters: Mapping[str, Parameter], dtype: str) -> int:
         ),
         default=0,
     )
+
+
+def holds_plain_experts(parameters: Mapping[str, Parameter]) -> bool:
+    """Whether a stack of experts is stored unquantized; the CPU multiplies it in float32 alone."""
+    return any(p.is_float and p.name.endswith(_EXPERTS) for p in parameters.values())
 
 
 def _held(parameter: Parameter, activation_bytes: int) -> int:

@@ -1,0 +1,130 @@
+"""A memory plan for people: the sum, whether it fits, and what would."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_mistral.config import ModelConfig, arithmetic
+
+from .info_text import bytes_text
+
+if TYPE_CHECKING:
+    from mlx_mistral.memory import MemoryPlan
+
+LABEL_WIDTH, SIZE_WIDTH = 12, 11
+GENERIC_NAME = "DEST"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A plan and all that is said about it."""
+
+    model: str
+    config: ModelConfig
+    dtype: str
+    """Of activations."""
+    is_context_given: bool
+    budget_source: str
+    free_bytes: int | None
+    plan: MemoryPlan
+    max_context: int
+    """The longest context that fits; 0 where none does."""
+    fitting_bits: int | None
+    """Bits a weight with which an unquantized model would fit as asked; None: not known."""
+
+    def advice(self) -> list[str]:
+        """What to do where it does not fit, or just now would not."""
+        plan = self.plan
+        if plan.fits:
+            if self.free_bytes is not None and plan.total_bytes > self.free_bytes:
+                return [
+                    f"only {bytes_text(self.free_bytes)} are free now: close other programs first"
+                ]
+            return []
+        lines = []
+        if self.max_context:
+            lines.append(f"a smaller context fits: --context {self.max_context}")
+        lines.append(self._fewer_bits())
+        lines.append(f"a larger budget: --memory {plan.total_bytes}")
+        return lines
+
+    def _fewer_bits(self) -> str:
+        if self.fitting_bits is not None:
+            return (
+                f"fewer bits fit: mlx-mistral convert {shlex.quote(self.model)} {GENERIC_NAME} "
+                f"--bits {self.fitting_bits}"
+            )
+        if self.config.quantization is not None:
+            return (
+                "fewer bits, from the original weights: mlx-mistral convert ORIGINAL "
+                f"{GENERIC_NAME} --fit {self.plan.budget_bytes} --context {self.plan.context}"
+            )
+        return "no number of bits makes it fit at this context"
+
+
+def to_lines(report: Report) -> list[str]:
+    """One subject a line: the sum first, then what follows from it."""
+    plan = report.plan
+    lines = [
+        f"{report.model} at {plan.context:,} tokens of context{_why(report)}, {report.dtype}",
+        "",
+        _row("weights", plan.weights_bytes, "once loaded"),
+        _row("cache", plan.cache_bytes, _cache(report)),
+        _row("workspace", plan.workspace_bytes, "while a prompt is read or a chat goes on"),
+        _row("total", plan.total_bytes, "what MLX allocates; Python takes 0.1 to 0.15 GB more"),
+        _row("budget", plan.budget_bytes, _budget(report)),
+        "",
+        _label("fits", _verdict(plan)),
+        _label("context", _longest(report)),
+    ]
+    return lines + [_label("advice", text) for text in report.advice()]
+
+
+def _why(report: Report) -> str:
+    if report.is_context_given:
+        return ""
+    return " (the model's own)" if report.config.max_context else " (the model does not say)"
+
+
+def _cache(report: Report) -> str:
+    config = report.config
+    size = {"float32": 4}.get(report.dtype, 2)
+    per_token = arithmetic.kv_bytes_per_token(config, bytes_per_element=size)
+    text = f"{bytes_text(per_token)} a token"
+    if config.is_windowed:
+        return f"{text}, but windows bound it: {config.sliding_window:,} tokens at most"
+    windowed = sum(window is not None for window in config.windows)
+    if windowed:
+        return f"{text}; windows bound it in {windowed} of {config.n_layers} layers"
+    return f"{text}; no window bounds it"
+
+
+def _budget(report: Report) -> str:
+    if report.free_bytes is None:
+        return report.budget_source
+    return f"{report.budget_source}; {bytes_text(report.free_bytes)} free now"
+
+
+def _verdict(plan: MemoryPlan) -> str:
+    if plan.fits:
+        return f"yes, with {bytes_text(plan.budget_bytes - plan.total_bytes)} to spare"
+    return f"no, {bytes_text(plan.total_bytes - plan.budget_bytes)} too much"
+
+
+def _longest(report: Report) -> str:
+    longest = report.max_context
+    if not longest:
+        return "not even one token fits"
+    if longest == report.config.max_context:
+        return f"up to {longest:,} tokens fit, all that the model was made for"
+    return f"up to {longest:,} tokens fit"
+
+
+def _row(label: str, n_bytes: int, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{bytes_text(n_bytes):>{SIZE_WIDTH}}  {text}"
+
+
+def _label(label: str, text: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{text}"
