@@ -82,8 +82,10 @@ def by_mlx(tensors: dict[str, np.ndarray], module: str, **params: Any) -> np.nda
     return np.array(mx.dequantize(*arrays, **params, dtype=mx.float32))
 
 
-@pytest.mark.parametrize(("bits", "group"), AFFINE)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("bits", "group", "dtype"),
+    [(*one, "bfloat16") for one in AFFINE] + [(bits, 64, "float16") for bits in (2, 3, 4, 5, 6, 8)],
+)
 def test_affine_codes_stand_for_the_nearest_numbers_of_their_group(
     bits: int, group: int, dtype: str, source: Path, weights: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
