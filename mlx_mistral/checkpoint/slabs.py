@@ -7,7 +7,7 @@ computes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -35,6 +35,8 @@ _LARGEST_FINITE = {"BF16": 0x7F7F, "F16": 0x7BFF, "F32": 0x7F7FFFFF, FP8: 0x7E}
 """As integers, without the sign: floats of one dtype are ordered like their bits."""
 _LARGEST_IN_F16 = {"BF16": 0x477F, "F16": 0x7BFF, "F32": 0x477FE000, FP8: 0x7E}
 """The same for numbers that float16 holds, up to 65504."""
+_SCALES_IN_F16 = {"BF16": 0x4312, "F16": 0x5891, "F32": 0x431236DB}
+"""The same for scales with which any FP8 number, up to 448, is one of those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,9 @@ class SlabReader:
 
     def __init__(self, dtype: mx.Dtype) -> None:
         """dtype: what the slabs are going to be cast to; what it cannot hold is refused."""
-        self._largest = _LARGEST_IN_F16 if dtype == mx.float16 else _LARGEST_FINITE
+        is_half = dtype == mx.float16
+        self._largest = _LARGEST_IN_F16 if is_half else _LARGEST_FINITE
+        self._largest_scale = _SCALES_IN_F16 if is_half else _LARGEST_FINITE
         self._files: dict[Path, BufferedReader] = {}
         self._torch: dict[Path, TorchFile] = {}
 
@@ -119,11 +123,12 @@ class SlabReader:
         too large for the dtype."""
         tensor = slab.piece.tensor
         values = self._rows(tensor, slab.stored_first, slab.stored_rows)
-        self._check_numbers(values, tensor)
+        _check_numbers(values, tensor, self._largest)
         if slab.piece.scale is None:
             return RawSlab(slab=slab, values=values)
         info = slab.piece.scale
         scale = self._rows(info, 0, _rows(info.shape)).reshape(info.shape)
+        _check_numbers(scale, info, self._largest_scale)
         return RawSlab(slab=slab, values=values, scale=_scale_of_rows(scale, slab))
 
     def close(self) -> None:
@@ -158,18 +163,6 @@ class SlabReader:
         if got < len(view):
             raise CheckpointError(f"{info.file} became shorter while it was read; try again")
 
-    def _check_numbers(self, values: Raw, info: TensorInfo) -> None:
-        bits = values.view(np.dtype(f"u{values.itemsize}"))
-        largest = int((bits & ((1 << (8 * values.itemsize - 1)) - 1)).max(initial=0))
-        if largest > _LARGEST_FINITE[info.dtype]:
-            raise CheckpointError(
-                f"{info.file}: {shown(info.name)} holds NaN or infinity; download it again"
-            )
-        if largest > self._largest[info.dtype]:
-            raise CheckpointError(
-                f"{info.file}: {shown(info.name)} holds numbers too large for float16; use bfloat16"
-            )
-
 
 def decode(raw: RawSlab, config: ModelConfig, dtype: mx.Dtype) -> mx.array:
     """The rows as the model has them, cast to the dtype; lazy.
@@ -189,6 +182,19 @@ def decode(raw: RawSlab, config: ModelConfig, dtype: mx.Dtype) -> mx.array:
     if raw.slab.piece.form == "interleaved":
         return halves_from_pairs(array, config.head_dim)
     return mx.contiguous(array.T) if raw.slab.is_transposed else array
+
+
+def _check_numbers(values: Raw, info: TensorInfo, limits: Mapping[str, int]) -> None:
+    bits = values.view(np.dtype(f"u{values.itemsize}"))
+    largest = int((bits & ((1 << (8 * values.itemsize - 1)) - 1)).max(initial=0))
+    if largest > _LARGEST_FINITE[info.dtype]:
+        raise CheckpointError(
+            f"{info.file}: {shown(info.name)} holds NaN or infinity; download it again"
+        )
+    if largest > limits[info.dtype]:
+        raise CheckpointError(
+            f"{info.file}: {shown(info.name)} holds numbers too large for float16; use bfloat16"
+        )
 
 
 def _rows(shape: tuple[int, ...]) -> int:
