@@ -6,9 +6,9 @@ What the formulas assume:
   out, as the CPU backend does. Fused kernels on a GPU write none of them, so there the sum is
   too large by up to H x T x S numbers; nothing has been measured there, and what the device
   holds in flight is not counted either.
-- MLX computes layer after layer and frees what a layer no longer needs: one layer's attention
-  or feed-forward is held at a time, never both. How many copies of each array live at once
-  has been counted on the CPU backend, with a little to spare.
+- MLX allocates a few steps ahead of what is computed: while one layer's feed-forward is still
+  held, the next layer's attention may be there, but never two of a kind. How many copies of
+  each array live at once has been counted on the CPU backend, with a little to spare.
 
 Letters: T tokens of a chunk, S visible tokens, H query heads, K key/value heads, D head_dim,
 W window, E experts, k experts a token.
@@ -24,7 +24,7 @@ PREFILL_TOKENS = 512
 """Tokens of a prompt that generation reads at a time."""
 CHAT_PLACES = 2
 """Moments of a conversation that a Chat can go back to; each holds all rings."""
-VOCABULARY_ROWS = 16
+VOCABULARY_ROWS = 24
 """Arrays of a number for each word that sampling may hold: logits, their order, their shares."""
 
 
@@ -49,21 +49,24 @@ def workspace_bytes(
     rings = (1 + kept_places) * ring_bytes(config, context, b)
     grown = pair_bytes(config, context, b) if None in config.windows else 0
     casts = _experts_in_float32(config) if gathers_float32 else 0
-    passing = max(_prefill(config, context, b), _decode(config, context, b))
+    expert_bytes = 4 if gathers_float32 else b
+    passing = max(
+        _prefill(config, context, b, expert_bytes), _decode(config, context, b, expert_bytes)
+    )
     held = passing + rings + grown + casts + 4 * VOCABULARY_ROWS * config.vocab_size
     # While the model loads, what is set aside for the cache is still free.
     return max(held, loading_bytes - cache_bytes(config, context, b))
 
 
-def _prefill(config: ModelConfig, context: int, b: int) -> int:
-    """One layer of one chunk: hidden states, projections, then attention or feed-forward."""
+def _prefill(config: ModelConfig, context: int, b: int, expert_bytes: int) -> int:
+    """A chunk between two layers: hidden states, projections, attention and feed-forward."""
     n_new = min(PREFILL_TOKENS, context)
     # Norms and RoPE compute in float32, whatever goes in and out.
-    hidden = 8 * n_new * config.dim * 4
+    hidden = 12 * n_new * config.dim * 4
     queries = n_new * config.n_heads * config.head_dim * 4
     projections = 3 * queries + 4 * pair_bytes(config, n_new, 4)
     attention = max(_attention(config, window, n_new, context, b) for window in set(config.windows))
-    return hidden + projections + max(attention, _feed_forward(config, n_new, b))
+    return hidden + projections + attention + _feed_forward(config, n_new, b, expert_bytes)
 
 
 def _attention(config: ModelConfig, window: int | None, n_new: int, context: int, b: int) -> int:
@@ -84,18 +87,21 @@ def _attention(config: ModelConfig, window: int | None, n_new: int, context: int
     return padded * 2 * window * (config.n_heads * b + 2) + 8 * window * 2 * window + rows + keys
 
 
-def _feed_forward(config: ModelConfig, n_new: int, b: int) -> int:
-    """Gate, up, their product and the result; of k rows a token in a mixture of experts."""
+def _feed_forward(config: ModelConfig, n_new: int, b: int, expert_bytes: int) -> int:
+    """Gate, up and their product.
+
+    In a mixture of experts there are k rows a token: sorted, worked on, put back and weighted.
+    """
     if config.moe is None:
-        return 4 * n_new * config.hidden_dim * b
+        return 3 * n_new * config.hidden_dim * b
     rows = n_new * config.moe.num_experts_per_tok
-    return rows * (4 * config.hidden_dim * b + 4 * config.dim * max(b, 4))
+    return rows * (3 * config.hidden_dim * expert_bytes + 4 * config.dim * 4)
 
 
-def _decode(config: ModelConfig, context: int, b: int) -> int:
+def _decode(config: ModelConfig, context: int, b: int, expert_bytes: int) -> int:
     """Two passes may be under way; each has scores over the whole text."""
     seen = max(context if window is None else min(context, window) for window in config.windows)
-    return 2 * 3 * config.n_heads * seen * max(b, 4) + 2 * _feed_forward(config, 1, b)
+    return 2 * 3 * config.n_heads * seen * max(b, 4) + 2 * _feed_forward(config, 1, b, expert_bytes)
 
 
 def _experts_in_float32(config: ModelConfig) -> int:

@@ -1,0 +1,205 @@
+"""The promise: weights, cache and workspace are never less than what MLX reports."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+
+from mlx_mistral import Chat, stream_generate
+from mlx_mistral.chat import _Memory
+from mlx_mistral.config import ModelConfig
+from mlx_mistral.errors import ContextError
+from mlx_mistral.memory import MemoryPlan, cache_bytes, max_context, plan_memory, workspace_bytes
+from mlx_mistral.memory.workspace import CHAT_PLACES, PREFILL_TOKENS
+from mlx_mistral.model import Model
+from tests.tiny import FAMILIES, MOE, LetterTokenizer, random_ids, tiny_config, tiny_model
+
+SCALED: dict[str, Any] = {
+    "dim": 128, "n_layers": 3, "head_dim": 32, "hidden_dim": 256, "n_heads": 8, "n_kv_heads": 2,
+    "vocab_size": 266,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "wide": {"hidden_dim": 2048},
+    "many heads": {"n_heads": 16, "n_kv_heads": 16},
+    "large vocabulary": {"vocab_size": 20000, "dim": 64},
+    "narrow window": {"sliding_window": 48},
+    "window": {"sliding_window": 600},
+    "mixed windows": {"_sliding_window": [None, 300, 300]},
+    "mixtral": MOE,
+    "mixtral, windowed": {**MOE, "sliding_window": 300},
+    "yarn and scaled queries": FAMILIES["ministral3"],
+}
+CONTEXT, REPLY = 1100, 8
+
+
+def scaled_config(**changes: Any) -> ModelConfig:
+    return tiny_config(**{**SCALED, **changes})
+
+
+def plan_of(model: Model, context: int, *, gathers_float32: bool = False) -> MemoryPlan:
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    return plan_memory(
+        model.config,
+        weights_bytes=sum(array.nbytes for array in parameters.values()),
+        context=context,
+        budget_bytes=1 << 40,
+        activation_bytes=model.dtype.size,
+        gathers_float32=gathers_float32,
+    )
+
+
+class Meter:
+    """Bytes that MLX holds beyond what it held when this was made."""
+
+    def __init__(self) -> None:
+        mx.synchronize()
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        self._before = mx.get_active_memory()
+
+    @property
+    def peak(self) -> int:
+        return mx.get_peak_memory() - self._before
+
+
+def fill(model: Model, context: int) -> int:
+    """Reads a prompt and decodes to the last token of a context; the cache's bytes."""
+    cache = model.make_cache()
+    ids = random_ids(context - REPLY, 266)
+    for _ in stream_generate(model, None, ids, max_tokens=REPLY, prompt_cache=cache):
+        pass
+    return sum(one.nbytes for one in cache)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reading_and_answering_stays_inside_the_plan(shape: str) -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**SHAPES[shape]))
+    plan = plan_of(model, CONTEXT)
+    held = fill(model, CONTEXT)
+    assert meter.peak <= plan.total_bytes
+    assert plan.total_bytes < 1.5 * meter.peak
+    assert held <= plan.cache_bytes <= 1.03 * held
+
+
+@pytest.mark.parametrize("shape", ["full", "mixtral", "window"])
+def test_half_precision_stays_inside_the_plan(shape: str) -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**SHAPES[shape], n_layers=1))
+    model.set_dtype(mx.bfloat16)
+    mx.eval(model.parameters())
+    mx.reset_peak_memory()
+    plan = plan_of(model, 700, gathers_float32=shape == "mixtral")
+    fill(model, 700)
+    assert meter.peak <= plan.total_bytes
+
+
+@pytest.mark.parametrize("shape", ["full", "mixtral"])
+def test_a_quantized_model_stays_inside_the_plan(shape: str) -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**SHAPES[shape], n_layers=2))
+    nn.quantize(
+        model,
+        group_size=64,
+        bits=4,
+        class_predicate=lambda path, module: (
+            hasattr(module, "to_quantized") and not path.endswith("gate")
+        ),
+    )
+    mx.eval(model.parameters())
+    mx.reset_peak_memory()
+    plan = plan_of(model, 700)
+    fill(model, 700)
+    assert meter.peak <= plan.total_bytes
+
+
+@pytest.mark.parametrize("shape", ["full", "narrow window", "window", "mixed windows"])
+def test_the_turns_of_a_chat_stay_inside_the_plan(shape: str) -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**SHAPES[shape]))
+    plan = plan_of(model, CONTEXT)
+    chat = Chat(model, LetterTokenizer(), max_tokens=REPLY)  # type: ignore[arg-type]
+    for turn in range(5):
+        for _ in chat.send(str(turn) * (CONTEXT // 5 - 40)):
+            pass
+    assert chat.reused_tokens > 0
+    assert meter.peak <= plan.total_bytes
+
+
+def test_sampling_from_the_likeliest_stays_inside_the_plan() -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**SHAPES["large vocabulary"]))
+    plan = plan_of(model, 20)
+    sampling = {"temp": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.1}
+    for response in stream_generate(model, None, [1, 2, 3], max_tokens=17, seed=1, **sampling):
+        mx.eval(response.logprobs)
+    assert meter.peak <= plan.total_bytes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("context", [1, 5, 6, 255, 256, 257, 300])
+def test_a_cache_is_as_large_as_it_is_said_to_be(family: str, context: int) -> None:
+    model = tiny_model(tiny_config(**FAMILIES[family]))
+    cache = model.make_cache()
+    model(mx.array([random_ids(context)]), cache)
+    assert cache_bytes(model.config, context, 4) == sum(one.nbytes for one in cache)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    budget=st.integers(0, 200_000_000),
+    loading=st.integers(0, 10_000_000),
+    stated=st.one_of(st.none(), st.integers(1, 100_000)),
+)
+def test_the_longest_context_fits_and_one_token_more_does_not(
+    shape: str, budget: int, loading: int, stated: int | None
+) -> None:
+    given = {} if stated is None else {"max_position_embeddings": stated}
+    config = scaled_config(**SHAPES[shape], **given)
+    needs: dict[str, int] = {
+        "weights_bytes": 1_000_000,
+        "budget_bytes": budget,
+        "activation_bytes": 2,
+        "loading_bytes": loading,
+    }
+    longest = max_context(config, **needs)
+    end = config.max_context or (1 << 24)
+    assert 0 <= longest <= end
+    if longest:
+        assert plan_memory(config, context=longest, **needs).fits
+    if longest < end:
+        assert not plan_memory(config, context=longest + 1, **needs).fits
+
+
+def test_a_window_bounds_cache_and_workspace() -> None:
+    config = scaled_config(sliding_window=64)
+    assert cache_bytes(config, 1000, 2) == cache_bytes(config, 1_000_000, 2)
+    assert workspace_bytes(config, 1000, 2) == workspace_bytes(config, 1_000_000, 2)
+
+
+def test_more_places_to_go_back_to_hold_more_rings() -> None:
+    config = scaled_config(sliding_window=64)
+    one, two = (workspace_bytes(config, 1000, 2, kept_places=n) for n in (1, 2))
+    assert two - one == cache_bytes(config, 1000, 2)
+
+
+@pytest.mark.parametrize("context", [0, -1, 4097])
+def test_a_context_that_the_model_does_not_have_is_refused(context: int) -> None:
+    config = scaled_config(max_position_embeddings=4096)
+    with pytest.raises(ContextError, match="1 to 4096"):
+        plan_memory(config, weights_bytes=0, context=context, budget_bytes=1, activation_bytes=4)
+
+
+def test_a_plan_reckons_with_what_generation_does() -> None:
+    default = inspect.signature(stream_generate).parameters["prefill_step_size"].default
+    assert default == PREFILL_TOKENS
+    assert _Memory.MAX_PLACES == CHAT_PLACES
