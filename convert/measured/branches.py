@@ -133,7 +133,7 @@ class BranchingPass:
             rows = [norm(states).flatten(0, 1)]
             self._errors.setdefault(path, []).append(self._output_errors(weight, rows))
             exact = states[: self._n_branched]
-            ends = {key: (x, weight) for key, x in self._branches.items() if key.path != path}
+            ends = {key: (x, weight) for key, x in self._branches.items()}
             for probe in self._fitting_probes(weight):
                 key = Branch(path, probe)
                 ends[key] = self._branches.get(key, exact), rounded(weight, probe, self._stored)
