@@ -7,8 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
+from mlx_mistral.checkpoint.load import hollow_model
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.errors import ConversionError
 from mlx_mistral.files.tensor_info import FLOATS
@@ -28,11 +30,12 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
         something else than a model.
     """
     place, origin = Path(os.path.realpath(dest)), Path(os.path.realpath(source))
-    if place == origin or place in origin.parents:
-        fault = "is the folder of SOURCE" if place == origin else "holds the folder of SOURCE"
-        raise ConversionError(
-            f"DEST {fault}, {origin}; a source is never changed: choose another DEST"
-        )
+    for part in (origin, *(Path(os.path.realpath(entry)) for entry in origin.iterdir())):
+        if place in part.parents or place == origin:
+            fault = "is the folder of SOURCE" if place == origin else "holds what is in SOURCE"
+            raise ConversionError(
+                f"DEST {fault}, {part}; a source is never changed: choose another DEST"
+            )
     if place.name == "":
         raise ConversionError(f"{place} cannot be a model's folder; choose another DEST")
     if not place.exists():
@@ -46,7 +49,8 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
         raise ConversionError(
             f"{place} exists; choose another DEST, or replace it with --overwrite"
         )
-    if not {"config.json", MANIFEST} & set(names):
+    weights = any(fnmatch(name, "model*.safetensors") for name in names)
+    if MANIFEST not in names and not (weights and "config.json" in names):
         raise ConversionError(
             f"{place} holds no model, so it is not replaced; choose another DEST or remove it"
         )
@@ -54,7 +58,8 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
 
 
 def check_source(checkpoint: Checkpoint, where: Path) -> None:
-    """Raises: ConversionError: already quantized, or in numbers that are not weights."""
+    """Raises: ConversionError: already quantized, or in numbers that are not weights.
+    CheckpointError: its tensors are not those of its configuration."""
     if checkpoint.config.quantization is not None or any(
         name.endswith(".scales") for name in checkpoint.parameters
     ):
@@ -68,6 +73,7 @@ def check_source(checkpoint: Checkpoint, where: Path) -> None:
                 f"{where}: {shown(parameter.stored_name)} is {parameter.dtype}; only "
                 f"{', '.join(sorted(FLOATS))} and scaled FP8 are converted"
             )
+    hollow_model(checkpoint, str(where))
 
 
 def check_room(workspace: Workspace, shards: Sequence[Shard], beside: Sequence[Path]) -> None:

@@ -33,6 +33,11 @@ def config_json(
     source: the source's own file, asked for the ids that begin and end a text alone.
     Raises: ConversionError: an architecture that a config.json cannot describe.
     """
+    if len({width for width in config.windows if width is not None}) > 1:
+        raise ConversionError(
+            "windows of several widths in one model cannot be written to a config.json; "
+            "this model can be run as it is, not converted"
+        )
     # A model with windows in some layers only is one of mlx-lm's `mistral` too, not a type of
     # its own.
     model_type = "mistral" if config.family == "ministral" else config.family
@@ -100,7 +105,7 @@ def _rope(config: ModelConfig, model_type: str) -> dict[str, Any]:
         plain = {"rope_parameters": {**top, "rope_type": "default"}}
         return {**top, **(plain if model_type == "ministral3" else {})}
     block = {**top, **_yarn(yarn)}
-    if model_type == "ministral3":
+    if scaling or model_type == "ministral3":
         # mlx-lm asks for it; 0 scales nothing.
         block["llama_4_scaling_beta"] = scaling.beta if scaling else 0.0
         return {**top, "rope_parameters": block}

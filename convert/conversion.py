@@ -71,6 +71,8 @@ def convert_checkpoint(
     with told_plainly(place):
         workspace = Workspace(place, _fingerprint(checkpoint, plan, shards))
         try:
+            # Again: a replacement that was stopped half-way has been undone just now.
+            check_dest(folder, place, overwrite=overwrite)
             check_room(workspace, shards, beside)
             write_shards(checkpoint, plan, shards, workspace, progress)
             for path in beside:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -61,6 +61,17 @@ class Pipeline:
 
     def run(self, tasks: Iterable[Task], progress: Callable[[Slab], None]) -> None:
         """Returns when all is handed to the system; raises what any stage raised."""
+        try:
+            self._compute(tasks, progress)
+            while self._pending:
+                self._pending.popleft().result()
+        finally:
+            # The caller closes files next, and nothing may be on its way to one.
+            wait(self._pending)
+            self._pending.clear()
+            mx.clear_cache()
+
+    def _compute(self, tasks: Iterable[Task], progress: Callable[[Slab], None]) -> None:
         lanes = _lanes()
         computing: deque[tuple[Task, list[mx.array]]] = deque()
         for number, (task, raw) in enumerate(self._read(tasks)):
@@ -72,9 +83,6 @@ class Pipeline:
                 self._hand_over(*computing.popleft(), progress)
         while computing:
             self._hand_over(*computing.popleft(), progress)
-        while self._pending:
-            self._pending.popleft().result()
-        mx.clear_cache()
 
     def _read(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, RawSlab]]:
         ahead: deque[tuple[Task, Future[RawSlab]]] = deque()

@@ -47,9 +47,11 @@ class ShardFile:
 
         Raises: ConversionError: what is read is not what was written. OSError.
         """
-        os.fsync(self._descriptor)
-        digest = self._read_back()
-        self.close()
+        try:
+            os.fsync(self._descriptor)
+            digest = self._read_back()
+        finally:
+            self.close()
         os.replace(self._path, self._final)
         return digest
 

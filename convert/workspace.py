@@ -6,12 +6,14 @@ conversion goes on from the finished shards; another conversion to the same DEST
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,17 @@ class Workspace:
         self._digests: dict[str, str] = {}
         self.note: str | None = None
         """What was found of an earlier run; None where there was none."""
+        self._is_published = False
         dest.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(exist_ok=True)
-        self._lock = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        was_there = os.path.lexists(self.folder)
+        self._lock = self._make_and_lock()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if was_there:
+                self._put_back()
+            self._resume()
+        except BaseException:
             os.close(self._lock)
-            raise ConversionError(
-                f"another process is converting to {dest}; wait for it, or choose another DEST"
-            ) from None
-        self._put_back()
-        self._resume()
+            raise
 
     @property
     def finished(self) -> Mapping[str, str]:
@@ -72,7 +73,6 @@ class Workspace:
         """Gives the folder DEST's name. Raises: ConversionError: DEST has appeared meanwhile."""
         for entry in self.folder.iterdir():
             _sync(entry)
-        (self.folder / JOB).unlink()
         _sync(self.folder)
         if overwrite and self.dest.exists():
             shutil.rmtree(self._replaced, ignore_errors=True)
@@ -85,14 +85,52 @@ class Workspace:
                 f"{self.dest} has appeared while it was being made ({error.strerror}); the "
                 f"result is whole and lies in {self.folder}"
             ) from None
+        self._is_published = True
+        (self.dest / JOB).unlink(missing_ok=True)
+        _sync(self.dest)
         _sync(self.dest.parent)
         shutil.rmtree(self._replaced, ignore_errors=True)
 
     def close(self) -> None:
-        """Lets go of the folder; an unfinished one stays for the next run."""
-        if self._lock >= 0:
+        """Lets go of the folder. Of an unfinished one, finished shards stay for the next run."""
+        if self._lock < 0:
+            return
+        try:
+            if not self._is_published:
+                self._clear()
+        finally:
             os.close(self._lock)
             self._lock = -1
+
+    def _make_and_lock(self) -> int:
+        """Returns the descriptor that holds the lock. A link could lead anywhere: it is refused."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(self.folder, flags)
+        except (FileExistsError, NotADirectoryError):
+            raise _in_the_way(self.folder) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _in_the_way(self.folder) from None
+            raise
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ConversionError(
+                f"another process is converting to {self.dest}; wait for it, or choose another DEST"
+            ) from None
+        return lock
+
+    def _clear(self) -> None:
+        """Gives back the room of what the next run could not use."""
+        if not self._digests:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with suppress(OSError):
+            for path in self.folder.glob(f"*{UNFINISHED}"):
+                path.unlink()
 
     def _put_back(self) -> None:
         """Undoes a replacement that was stopped between its two renames."""
@@ -111,9 +149,7 @@ class Workspace:
         leftovers = [path for path in self.folder.iterdir() if path.name not in self._digests]
         for path in leftovers:
             if path.is_dir() and not path.is_symlink():
-                raise ConversionError(
-                    f"{path} is in the way of this conversion and was not made by one; remove it"
-                )
+                raise _in_the_way(path)
         for path in leftovers:
             path.unlink()
         if self._digests:
@@ -132,6 +168,12 @@ class Workspace:
 
     def _write_job(self) -> None:
         self.write_json(JOB, {"fingerprint": self._fingerprint, "finished": self._digests})
+
+
+def _in_the_way(path: Path) -> ConversionError:
+    return ConversionError(
+        f"{path} is in the way of this conversion and was not made by one; remove it"
+    )
 
 
 def sha256(path: Path) -> str | None:

@@ -34,21 +34,24 @@ def write_shards(
         Pipeline(checkpoint.config, getattr(mx, plan.dtype)) as pipeline,
         ThreadPoolExecutor(1, "check") as checker,
     ):
-        for shard in shards:
-            if shard.name in workspace.finished:
-                report.skip(shard)
-                continue
-            file = ShardFile(workspace.folder, shard)
-            try:
-                pipeline.run(_tasks(checkpoint, plan, file), report.add)
-            except BaseException:
-                file.close()
-                raise
-            checking.append((file, checker.submit(file.finish)))
-            if len(checking) > 1:
+        try:
+            for shard in shards:
+                if shard.name in workspace.finished:
+                    report.skip(shard)
+                    continue
+                file = ShardFile(workspace.folder, shard)
+                try:
+                    pipeline.run(_tasks(checkpoint, plan, file), report.add)
+                except BaseException:
+                    file.close()
+                    raise
+                checking.append((file, checker.submit(file.finish)))
+                if len(checking) > 1:
+                    _record(checking.popleft(), workspace)
+        finally:
+            # Where a later shard failed, these are whole all the same.
+            while checking:
                 _record(checking.popleft(), workspace)
-        while checking:
-            _record(checking.popleft(), workspace)
 
 
 def _record(checked: tuple[ShardFile, Future[str]], workspace: Workspace) -> None:
