@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_mistral.checkpoint.parameters import FP8, Parameter
 from mlx_mistral.checkpoint.reader import Checkpoint
+from mlx_mistral.config import QuantParams
 from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES
 from mlx_mistral.errors import ConversionError
 
-from .plan import Plan, matrices_of
-from .recipes import named, parameters_for, plain
+from . import fit
+from .measured import choose, measure
+from .plan import Matrix, Plan, matrices_of, planned_bytes
+from .recipes import DEFAULT_BITS, DEFAULT_GROUP, named, parameters_for, plain
 from .stored import SPELLED
 
 PLAIN_MODES = {"bf16": "bfloat16", "fp16": "float16"}
 """Modes that quantize nothing."""
 MODES = ("affine", *FIXED_MODES, *PLAIN_MODES)
 PLAIN_BITS = 16
+FEWEST_BITS = QuantParams(bits=2, group_size=128)
+"""The smallest of the formats that `measured` chooses from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,32 +51,86 @@ def decide(
     request: Request,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
-    """Raises: ConversionError, ConfigError: what was asked for does not go together, or not with
-    this model. MemoryBudgetError: nothing fits the budget."""
+    """The plan that a request asks for. `progress` hears of measuring, where there is any.
+
+    Raises: ConversionError, ConfigError: what was asked for does not go together, or not with
+    this model. MemoryBudgetError: nothing fits the budget.
+    """
     dtype = _dtype(checkpoint.parameters, request)
     matrices = matrices_of(checkpoint.parameters)
-    n_layers = checkpoint.config.n_layers
-    if request.mode in PLAIN_MODES or request.bits == PLAIN_BITS:
-        _refuse(request, "group_size", "recipe", "fit_bytes", why="nothing is quantized")
+    room = None
+    if request.fit_bytes is not None:
+        room = fit.Room.of(checkpoint, request.fit_bytes, request.context)
+    elif request.context is not None:
+        raise ConversionError("--context counts with --fit alone; add --fit SIZE or leave it out")
+    if request.recipe == "measured":
+        return _measured(checkpoint, request, matrices, room, dtype, progress)
+    if room is not None and _leaves_bits_open(request):
+        return fit.best_named(matrices, room, request.group_size, dtype)
+    plan = _asked_for(request, matrices, checkpoint.config.n_layers, dtype)
+    return fit.checked(plan, room) if room else plan
+
+
+def _leaves_bits_open(request: Request) -> bool:
+    return request.bits is None and request.recipe is None and request.mode == "affine"
+
+
+def _asked_for(request: Request, matrices: Sequence[Matrix], n_layers: int, dtype: str) -> Plan:
+    bits, recipe = request.bits, request.recipe or "uniform"
+    if request.mode in PLAIN_MODES or bits == PLAIN_BITS:
+        for flag, value in (("--group-size", request.group_size), ("--recipe", request.recipe)):
+            if value is not None:
+                raise ConversionError(
+                    f"{flag} says how to quantize, and nothing is quantized; leave it out"
+                )
         return plain(matrices, dtype)
-    bits = request.bits
-    if bits is not None and bits != int(bits):
+    if bits is not None and bits not in AFFINE_BITS:
         raise ConversionError(
-            f"{bits} bits are an average, which only --recipe measured can reach; bits are one of "
-            f"{', '.join(map(str, AFFINE_BITS))}"
+            f"{bits:g} bits do not exist; choose {', '.join(map(str, AFFINE_BITS))}, or 16 for "
+            "none (--recipe measured takes any average)"
         )
-    params = parameters_for(request.mode, None if bits is None else int(bits), request.group_size)
-    recipe = request.recipe or "uniform"
     if recipe != "uniform" and bits is not None:
         raise ConversionError(f"the recipe {recipe} chooses the bits itself; leave --bits out")
+    params = parameters_for(request.mode, None if bits is None else int(bits), request.group_size)
     return named(recipe, matrices, params, n_layers, dtype)
 
 
-def _refuse(request: Request, *names: str, why: str) -> None:
-    for name in names:
-        if getattr(request, name) is not None:
-            flag = {"fit_bytes": "fit"}.get(name, name.replace("_", "-"))
-            raise ConversionError(f"--{flag} says nothing where {why}; leave it out")
+def _measured(
+    checkpoint: Checkpoint,
+    request: Request,
+    matrices: Sequence[Matrix],
+    room: fit.Room | None,
+    dtype: str,
+    progress: Callable[[str, int, int], None] | None,
+) -> Plan:
+    if request.calibration is None:
+        raise ConversionError("the recipe measured needs a text; give one as calibration")
+    if request.mode != "affine":
+        raise ConversionError(
+            f"the recipe measured chooses among affine formats; leave --mode {request.mode} out"
+        )
+    if room is not None and request.bits is not None:
+        raise ConversionError("--fit and --bits both say how large the result is; leave one out")
+    measured = measure(checkpoint, request.calibration, bos_id=request.bos_id, progress=progress)
+    shapes = {matrix.path: matrix.shape for matrix in matrices}
+    fixed = planned_bytes(
+        {n: p for n, p in checkpoint.parameters.items() if n.removesuffix(".weight") not in shapes},
+        plain([], dtype),
+    )
+
+    def choose_within(budget_bytes: int) -> Plan:
+        formats = choose(measured, shapes, budget_bytes, fixed_bytes=fixed)
+        return Plan(recipe="measured", formats=formats, dtype=dtype)
+
+    if room is not None:
+        fewest = named("uniform", matrices, FEWEST_BITS, checkpoint.config.n_layers, dtype)
+        return fit.best_measured(room, choose_within, replace(fewest, recipe="measured"))
+    bits = DEFAULT_BITS if request.bits is None else request.bits
+    group_size = request.group_size or DEFAULT_GROUP
+    n_bytes = fixed + math.floor(sum(m.size for m in matrices) * (bits + 32 / group_size) / 8)
+    plan = choose_within(n_bytes)
+    why = f"least damage in the bytes of {bits:g} bits in groups of {group_size}"
+    return replace(plan, why=f"{why}, measured on {measured.tokens:,} tokens")
 
 
 def _dtype(parameters: Mapping[str, Parameter], request: Request) -> str:
@@ -80,7 +140,9 @@ def _dtype(parameters: Mapping[str, Parameter], request: Request) -> str:
         if asked not in SPELLED:
             raise ConversionError(f"dtype {asked} is unknown; use one of {', '.join(SPELLED)}")
         if request.dtype not in (None, asked):
-            raise ConversionError(f"--mode {request.mode} and --dtype {request.dtype} differ")
+            raise ConversionError(
+                f"--mode {request.mode} and --dtype {request.dtype} differ; leave one of them out"
+            )
         return asked
     sizes: dict[str, int] = {}
     for parameter in parameters.values():

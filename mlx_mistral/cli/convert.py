@@ -13,6 +13,7 @@ from . import options
 from .convert_text import to_lines
 from .progress_bar import ProgressBar
 from .prompt import read_file
+from .source import encode_file
 from .terminal import note, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def add_to(commands: options.Commands) -> None:
         help=f"which matrices get more bits: {', '.join(RECIPES)} (default: uniform)",
     )  # fmt: skip
     parser.add_argument(
-        "--calibration", metavar="FILE", help="text by which --recipe measured chooses bits"
-    )
+        "--calibration", metavar="FILE",
+        help="text by which --recipe measured chooses bits, or chats, one a line of a .jsonl",
+    )  # fmt: skip
     parser.add_argument(
         "--fit", type=options.size, metavar="SIZE",
         help="choose the best recipe for which weights, cache and workspace fit SIZE",
@@ -89,8 +91,10 @@ def run(args: argparse.Namespace) -> None:
         "context": args.context,
     }
     if calibration is not None:
-        choices["calibration"], choices["bos_id"] = _encode(source, calibration, args)
-    report_ids = _encode(source, report, args) if report is not None else None
+        choices["calibration"], choices["bos_id"] = _encode(source, calibration, args.calibration)
+    report_ids = None
+    if report is not None:
+        report_ids = _encode(source, report, args.report or args.calibration)
     quiet = args.quiet or args.json
     bar = ProgressBar(quiet=quiet)
     measuring = ProgressBar(quiet=quiet, unit_bytes=False)
@@ -131,11 +135,11 @@ def _read_texts(args: argparse.Namespace) -> tuple[str | None, str | None]:
     return calibration, calibration if args.report == "" else None
 
 
-def _encode(folder: Path, text: str, args: argparse.Namespace) -> tuple[list[int], int]:
+def _encode(folder: Path, content: str, path: str) -> tuple[list[int], int]:
     from mlx_mistral.text import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    return tokenizer.encode(text), tokenizer.bos_id
+    return encode_file(content, path, tokenizer), tokenizer.bos_id
 
 
 def _converting(bar: ProgressBar) -> Callable[[Progress], None]:

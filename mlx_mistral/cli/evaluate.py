@@ -14,6 +14,7 @@ from mlx_mistral.errors import EvaluationError
 from . import options
 from .evaluate_text import Result
 from .prompt import add_prompt, read_text
+from .source import encode_file, is_chats
 from .terminal import Progress, note, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def add_to(commands: options.Commands) -> None:
         run=run,
     )
     options.add_model(parser)
-    add_prompt(parser, "the text")
+    add_prompt(parser, "the text, or chats where FILE ends in .jsonl")
     parser.add_argument(
         "--reference", metavar="MODEL2", help="also KL divergence from it and top-1 agreement"
     )
@@ -120,23 +121,28 @@ def _encode(args: argparse.Namespace, content: str, folders: list[Path]) -> Text
     tokenizer = load_tokenizer(folders[0])
     if tokenizer.note:
         note(tokenizer.note, quiet=args.quiet)
-    ids = tokenizer.encode(content)
+    ids = encode_file(content, args.file, tokenizer)
     if len(folders) > 1 and folders[1] != folders[0]:
-        _check_same(tokenizer, ids, load_tokenizer(folders[1]), content, args.reference)
+        _check_same(tokenizer, ids, load_tokenizer(folders[1]), content, args)
     kept = ids[: args.limit]
     if len(kept) < 2:
         raise EvaluationError("fewer than two tokens cannot be evaluated; give more text")
-    scored = content if len(kept) == len(ids) else tokenizer.decode(kept)
+    whole = len(kept) == len(ids) and not is_chats(args.file)
+    scored = content if whole else tokenizer.decode(kept)
     return Text(ids=kept, bos_id=tokenizer.bos_id, n_bytes=len(scored.encode()))
 
 
 def _check_same(
-    tokenizer: Tokenizer, ids: list[int], other: Tokenizer, content: str, name: str
+    tokenizer: Tokenizer,
+    ids: list[int],
+    other: Tokenizer,
+    content: str,
+    args: argparse.Namespace,
 ) -> None:
-    if other.encode(content) != ids or other.bos_id != tokenizer.bos_id:
+    if encode_file(content, args.file, other) != ids or other.bos_id != tokenizer.bos_id:
         raise EvaluationError(
-            f"the text has other tokens for the reference, {name}; compare models that share a "
-            "tokenizer, or evaluate each alone and compare bits per byte"
+            f"the text has other tokens for the reference, {args.reference}; compare models that "
+            "share a tokenizer, or evaluate each alone and compare bits per byte"
         )
 
 

@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_mistral.errors import MlxMistralError
-
 from . import options
 from .prompt import add_prompt, read_file, read_text
+from .source import Source, parse_chat
 from .terminal import note, write_json, write_lines
 
 if TYPE_CHECKING:
-    from mlx_mistral.text import Tokenizer
+    pass
 
 ID_WIDTH = 7
 LONGEST_PIECE = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """What is to be encoded: a text, or the messages and tools of a chat."""
-
-    text: str = ""
-    messages: Sequence[dict[str, Any]] | None = None
-    tools: Sequence[dict[str, Any]] | None = None
-
-    @property
-    def n_chars(self) -> int:
-        """Characters of the text, or of all messages' text."""
-        if self.messages is None:
-            return len(self.text)
-        return sum(len(content) for message in self.messages
-                   if isinstance(content := message.get("content"), str))  # fmt: skip
-
-    def ids(self, tokenizer: Tokenizer) -> list[int]:
-        if self.messages is None:
-            return tokenizer.encode(self.text)
-        return tokenizer.encode_chat(self.messages, self.tools)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,23 +135,3 @@ def _read_source(args: argparse.Namespace) -> Source:
     if args.chat is None:
         return Source(text=read_text(args))
     return parse_chat(read_file(args.chat), args.chat)
-
-
-def parse_chat(text: str, where: str) -> Source:
-    """Raises: MlxMistralError: no JSON, or neither messages nor an object that holds them."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
-        raise MlxMistralError(f"not JSON ({reason}), {where}; write a list of messages") from None
-    chat = data if isinstance(data, dict) else {"messages": data}
-    messages, tools = chat.get("messages"), chat.get("tools")
-    if not _is_objects(messages) or not (tools is None or _is_objects(tools)):
-        raise MlxMistralError(
-            f'no list of messages, {where}; write [{{"role": "user", "content": "…"}}, …]'
-        )
-    return Source(messages=messages, tools=tools)
-
-
-def _is_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
