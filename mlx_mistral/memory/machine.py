@@ -94,6 +94,7 @@ def _cgroup_limits(root: Path) -> Iterator[int]:
     """The limits of this process's memory groups and of all above them."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = ([*line.split(":", 2), "", ""])[:3]
+        mounts: tuple[str, ...]
         if controllers == "":
             mounts, file = ("sys/fs/cgroup", "sys/fs/cgroup/unified"), "memory.max"
         elif "memory" in controllers.split(","):

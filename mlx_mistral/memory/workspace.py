@@ -82,9 +82,10 @@ def _attention(config: ModelConfig, window: int | None, n_new: int, context: int
         return n_new * seen * (config.n_heads * b + 8) + 3 * queries + copies
     blocks = -(-n_new // window)
     padded = blocks * window
-    keys = pair_bytes(config, past + n_new, b) + 6 * pair_bytes(config, padded + window, b)
-    rows = 5 * padded * config.n_heads * config.head_dim * b
-    return padded * 2 * window * (config.n_heads * b + 2) + 8 * window * 2 * window + rows + keys
+    # In blocks of W each key lies twice, beside the padded keys that the blocks are cut from.
+    copies = pair_bytes(config, past + n_new, b) + 3 * pair_bytes(config, padded + window, b)
+    rows = 3 * padded * config.n_heads * config.head_dim * b
+    return padded * 2 * window * (config.n_heads * b + 2) + 8 * window * 2 * window + rows + copies
 
 
 def _feed_forward(config: ModelConfig, n_new: int, b: int, expert_bytes: int) -> int:

@@ -27,7 +27,8 @@ SCALED: dict[str, Any] = {
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "full": {},
-    "wide": {"hidden_dim": 2048},
+    "wide": {"hidden_dim": 4096, "dim": 32},
+    "long keys": {"n_heads": 1, "n_kv_heads": 1, "head_dim": 256, "dim": 32},
     "many heads": {"n_heads": 16, "n_kv_heads": 16},
     "large vocabulary": {"vocab_size": 20000, "dim": 64},
     "narrow window": {"sliding_window": 48},
@@ -38,6 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "yarn and scaled queries": FAMILIES["ministral3"],
 }
 CONTEXT, REPLY = 1100, 8
+LONGER = {"long keys": 4000}
 
 
 def scaled_config(**changes: Any) -> ModelConfig:
@@ -83,8 +85,9 @@ def fill(model: Model, context: int) -> int:
 def test_reading_and_answering_stays_inside_the_plan(shape: str) -> None:
     meter = Meter()
     model = tiny_model(scaled_config(**SHAPES[shape]))
-    plan = plan_of(model, CONTEXT)
-    held = fill(model, CONTEXT)
+    context = LONGER.get(shape, CONTEXT)
+    plan = plan_of(model, context)
+    held = fill(model, context)
     assert meter.peak <= plan.total_bytes
     assert plan.total_bytes < 1.5 * meter.peak
     assert held <= plan.cache_bytes <= 1.03 * held
