@@ -12,6 +12,7 @@ Names are imported when they are first used, so that `import mlx_mistral` costs 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,6 +80,16 @@ _HOMES = {
     "load_tokenizer": "text",
     "stream_generate": "completion",
 }
+
+
+def _is_in_a_tree() -> bool:
+    """In a checkout `convert` lies beside this package; installed, it lies inside."""
+    package = Path(__file__).parent
+    return not (package / "convert").is_dir() and (package.parent / "pyproject.toml").is_file()
+
+
+if _is_in_a_tree():
+    __path__.append(str(Path(__file__).parents[1]))
 
 
 def __getattr__(name: str) -> Any:
