@@ -3,5 +3,6 @@
 from .choose import choose
 from .damages import Damages
 from .measure import measure
+from .refine import refine
 
-__all__ = ["Damages", "choose", "measure"]
+__all__ = ["Damages", "choose", "measure", "refine"]

@@ -23,7 +23,7 @@ from .curve import damages_from
 from .damages import Damages
 from .errors import lookup_error, number, output_error, rounded, stored_as
 from .formats import Format, fitting
-from .inputs import module_at, recorded
+from .inputs import mean_squares, module_at, recorded
 
 CHUNK_TOKENS = 2048
 """Tokens of branches that go through a layer at once."""
@@ -58,6 +58,7 @@ class BranchingPass:
         self._progress = progress
         self._errors: dict[str, list[dict[QuantParams, float]]] = {}
         self._branches: dict[Branch, mx.array] = {}
+        self._importance: dict[str, mx.array] = {}
 
     def run(self) -> Damages:
         """Walks once from the embeddings to the predictions."""
@@ -76,6 +77,7 @@ class BranchingPass:
             probes=self._probes,
             tokens=self._tokens.size,
             branch_tokens=self._n_branched * self._tokens.shape[1],
+            importance=self._importance,
         )
 
     def _embed(self) -> mx.array:
@@ -122,6 +124,7 @@ class BranchingPass:
         for path in paths:
             weight, rows = module_at(layer.block, path).weight, inputs[path].by_expert()
             self._errors[f"{layer.path}.{path}"] = [self._output_errors(weight, rows)]
+            self._keep_importance(f"{layer.path}.{path}", weight, rows)
             mx.clear_cache()
         return states
 
@@ -132,6 +135,7 @@ class BranchingPass:
             path = EMBEDDINGS if ending.tied else HEAD
             rows = [norm(states).flatten(0, 1)]
             self._errors.setdefault(path, []).append(self._output_errors(weight, rows))
+            self._keep_importance(path, weight, rows)
             exact = states[: self._n_branched]
             ends = {key: (x, weight) for key, x in self._branches.items()}
             for probe in self._fitting_probes(weight):
@@ -147,6 +151,11 @@ class BranchingPass:
         self, weight: mx.array, rows: Sequence[mx.array]
     ) -> dict[QuantParams, float]:
         return {one: output_error(weight, rows, one, self._stored) for one in self._formats(weight)}
+
+    def _keep_importance(self, path: str, weight: mx.array, rows: Sequence[mx.array]) -> None:
+        n_experts = weight.shape[0] if weight.ndim == 3 else None
+        self._importance[path] = mean_squares(rows, n_experts)
+        mx.eval(self._importance[path])
 
     def _formats(self, weight: mx.array) -> list[QuantParams]:
         """All formats whose error is wanted: those to choose from, and the probes."""

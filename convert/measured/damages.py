@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import mlx.core as mx
 
 from mlx_mistral.config import QuantParams
 from mlx_mistral.errors import ConfigError, ConversionError
@@ -30,6 +32,11 @@ class Damages:
     """Tokens that output errors were taken over."""
     branch_tokens: int
     """Those of them that divergences were taken over."""
+    importance: Mapping[str, mx.array] = field(default_factory=dict, compare=False, repr=False)
+    """For each matrix the mean square of each input column, for `refine`; not kept in JSON.
+
+    Shapes: (columns,), or (E, columns) of a stack; the table of embeddings has none.
+    """
 
     def of(self, path: str) -> Mapping[Format, float]:
         """Raises: ConversionError: this matrix was not measured."""

@@ -11,6 +11,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+LEAN_ROWS = 16
+"""Rows of all experts together that join an expert's own."""
+
 
 @dataclass(slots=True)
 class Inputs:
@@ -26,6 +29,24 @@ class Inputs:
             return [rows]
         experts = np.array(mx.concatenate(self.experts))
         return [rows[mx.array(np.flatnonzero(experts == e))] for e in range(experts.max() + 1)]
+
+
+def mean_squares(by_expert: Sequence[mx.array], n_experts: int | None) -> mx.array:
+    """How large each column of the inputs is; experts with few rows lean on the others'.
+
+    Shapes: (n, columns) for each expert that has rows -> (columns,), or (E, columns).
+    """
+    sums = [mx.square(rows.astype(mx.float32)).sum(0) for rows in by_expert]
+    overall = sum(sums, start=mx.zeros_like(sums[0])) / sum(rows.shape[0] for rows in by_expert)
+    if n_experts is None:
+        return overall
+    counts = [rows.shape[0] for rows in by_expert]
+    unseen = n_experts - len(by_expert)
+    means = [
+        (total + LEAN_ROWS * overall) / (n + LEAN_ROWS)
+        for total, n in zip(sums, counts, strict=True)
+    ]
+    return mx.stack([*means, *[overall] * unseen])
 
 
 class Recorder(nn.Module):
