@@ -13,6 +13,7 @@ from mlx_mistral.checkpoint import Checkpoint, load_model
 from mlx_mistral.config import QuantParams
 from mlx_mistral.config.quantization import AFFINE_BITS, AFFINE_GROUPS
 from mlx_mistral.convert.measured import measure, refine
+from mlx_mistral.convert.measured.inputs import mean_squares
 from mlx_mistral.convert.measured.refine import pack
 from tests.checkpoint.models import hf_weights, write_hf
 
@@ -103,6 +104,19 @@ def test_importance_is_the_mean_square_of_the_inputs(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.array(found[path]), (x**2).mean((0, 1)), rtol=1e-4)
     last = np.array(model.model(texts))
     np.testing.assert_allclose(np.array(found["lm_head"]), (last**2).mean((0, 1)), rtol=1e-4)
+
+
+def test_an_expert_with_few_rows_leans_on_those_of_all() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.standard_normal((n, 5)).astype(np.float32) * (1 + n) for n in (2, 0, 30)]
+    found = np.array(mean_squares([mx.array(one) for one in rows], 4))
+    overall = np.concatenate([*rows]).astype(np.float64)
+    leaning = (overall**2).mean(0)
+    for expert, own in enumerate([*rows, np.zeros((0, 5))]):
+        expected = ((own**2).sum(0) + 16 * leaning) / (len(own) + 16)
+        np.testing.assert_allclose(found[expert], expected, rtol=1e-5)
+    together = np.array(mean_squares([mx.array(overall.astype(np.float32))], None))
+    np.testing.assert_allclose(together, leaning, rtol=1e-5)
 
 
 def test_each_expert_has_an_importance_of_its_own(tmp_path: Path) -> None:
