@@ -21,6 +21,7 @@ from . import companions
 from .checks import check_dest, check_room, check_source, told_plainly
 from .config_json import config_json
 from .decide import Request, decide
+from .kept import file_states, kept_beside
 from .plan import Plan, tensors_of
 from .result import Conversion, Progress, bytes_by_kind, peak_resident_bytes
 from .shards import SHARD_BYTES, Shard, arrange, index_json
@@ -46,7 +47,7 @@ def convert_checkpoint(
     """Writes `dest`, an MLX folder of `source`, which is a folder of any layout, repo or alias.
 
     choices: fields of `Request`: bits=4, group_size=64, mode="affine", recipe="uniform", dtype,
-    fit_bytes, context, calibration, bos_id. A `plan` made before takes their place.
+    fit_bytes, context, calibration, bos_id, damages. A `plan` made before takes their place.
     Memory holds a few slabs of 32 MB. `dest` is absent until it is whole and checked; a run
     that was stopped goes on where it was.
 
@@ -58,7 +59,8 @@ def convert_checkpoint(
     place = check_dest(folder, Path(dest), overwrite=overwrite)
     checkpoint = Checkpoint(folder)
     check_source(checkpoint, folder)
-    plan = plan or decide(checkpoint, Request(**choices), measuring)
+    beside_dest = kept_beside(place)
+    plan = plan or decide(checkpoint, Request(**choices), keep=beside_dest, progress=measuring)
     tensors = tensors_of(checkpoint.parameters, plan)
     shards = arrange(tensors, shard_bytes=shard_bytes)
     config = config_json(
@@ -82,6 +84,7 @@ def convert_checkpoint(
             workspace.write_json(MANIFEST, _manifest(workspace, plan))
             check_result(workspace.folder, tensors, shards)
             workspace.publish(overwrite=overwrite)
+            beside_dest.unlink(missing_ok=True)
         finally:
             workspace.close()
     return Conversion(
@@ -128,15 +131,11 @@ def _manifest(workspace: Workspace, plan: Plan) -> dict[str, Any]:
 
 def _fingerprint(checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard]) -> str:
     """Changes with anything that could change a byte of a shard."""
-    files = {}
-    for file in checkpoint.headers.files:
-        status = file.stat()
-        files[str(file.resolve())] = [status.st_size, status.st_mtime_ns]
     job = {
         "format": FORMAT,
         "mlx": version("mlx"),
         "device": str(mx.default_device()),
-        "files": files,
+        "files": file_states(checkpoint),
         "plan": plan.to_json(),
         "headers": [hashlib.sha256(shard.header).hexdigest() for shard in shards],
     }

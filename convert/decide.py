@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mlx_mistral.checkpoint.parameters import FP8, Parameter
 from mlx_mistral.checkpoint.reader import Checkpoint
@@ -13,7 +14,8 @@ from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES
 from mlx_mistral.errors import ConversionError
 
 from . import fit
-from .measured import choose, measure
+from .kept import measured_once, measurement_key
+from .measured import Damages, choose, measure
 from .plan import Matrix, Plan, matrices_of, planned_bytes
 from .recipes import DEFAULT_BITS, DEFAULT_GROUP, named, parameters_for, plain
 from .stored import SPELLED
@@ -44,14 +46,21 @@ class Request:
     calibration: Sequence[int] | None = None
     """Token ids of a text, for the recipe `measured`."""
     bos_id: int | None = None
+    damages: str | Path | None = None
+    """A file to keep the measurement in, or to take it from."""
 
 
 def decide(
     checkpoint: Checkpoint,
     request: Request,
+    *,
+    keep: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Plan:
-    """The plan that a request asks for. `progress` hears of measuring, where there is any.
+    """The plan that a request asks for.
+
+    keep: a file for the measurement, where the request names none.
+    progress: hears of measuring, where there is any.
 
     Raises: ConversionError, ConfigError: what was asked for does not go together, or not with
     this model. MemoryBudgetError: nothing fits the budget.
@@ -64,7 +73,7 @@ def decide(
     elif request.context is not None:
         raise ConversionError("--context counts with --fit alone; add --fit SIZE or leave it out")
     if request.recipe == "measured":
-        return _measured(checkpoint, request, matrices, room, dtype, progress)
+        return _measured(checkpoint, request, matrices, room, dtype, keep, progress)
     if room is not None and _leaves_bits_open(request):
         return fit.best_named(matrices, room, request.group_size, dtype)
     plan = _asked_for(request, matrices, checkpoint.config.n_layers, dtype)
@@ -101,6 +110,7 @@ def _measured(
     matrices: Sequence[Matrix],
     room: fit.Room | None,
     dtype: str,
+    keep: Path | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Plan:
     if request.calibration is None:
@@ -111,7 +121,7 @@ def _measured(
         )
     if room is not None and request.bits is not None:
         raise ConversionError("--fit and --bits both say how large the result is; leave one out")
-    measured = measure(checkpoint, request.calibration, bos_id=request.bos_id, progress=progress)
+    measured = _measurement(checkpoint, request, request.calibration, keep, progress)
     shapes = {matrix.path: matrix.shape for matrix in matrices}
     fixed = planned_bytes(
         {n: p for n, p in checkpoint.parameters.items() if n.removesuffix(".weight") not in shapes},
@@ -131,6 +141,24 @@ def _measured(
     plan = choose_within(n_bytes)
     why = f"least damage in the bytes of {bits:g} bits in groups of {group_size}"
     return replace(plan, why=f"{why}, measured on {measured.tokens:,} tokens")
+
+
+def _measurement(
+    checkpoint: Checkpoint,
+    request: Request,
+    ids: Sequence[int],
+    keep: Path | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> Damages:
+    def now() -> Damages:
+        return measure(checkpoint, ids, bos_id=request.bos_id, progress=progress)
+
+    place = Path(request.damages) if request.damages else keep
+    if place is None:
+        return now()
+    key = measurement_key(checkpoint, ids, request.bos_id)
+    asked_for = request.damages is not None
+    return measured_once(place, key=key, measure=now, must_match=asked_for)
 
 
 def _dtype(parameters: Mapping[str, Parameter], request: Request) -> str:

@@ -67,7 +67,7 @@ class Workspace:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Another file of the result."""
-        _replace_json(self.folder / name, value)
+        replace_json(self.folder / name, value)
 
     def publish(self, *, overwrite: bool) -> None:
         """Gives the folder DEST's name. Raises: ConversionError: DEST has appeared meanwhile."""
@@ -185,7 +185,7 @@ def sha256(path: Path) -> str | None:
         return None
 
 
-def _replace_json(path: Path, value: Mapping[str, Any]) -> None:
+def replace_json(path: Path, value: Mapping[str, Any]) -> None:
     """All of it or nothing, whenever the process ends."""
     unfinished = path.with_name(f"{path.name}{UNFINISHED}")
     unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -55,6 +55,10 @@ def add_to(commands: options.Commands) -> None:
         help="text by which --recipe measured chooses bits, or chats, one a line of a .jsonl",
     )  # fmt: skip
     parser.add_argument(
+        "--damages", metavar="FILE",
+        help="keep what --recipe measured has measured in FILE, or take it from there",
+    )  # fmt: skip
+    parser.add_argument(
         "--fit", type=options.size, metavar="SIZE",
         help="choose the best recipe for which weights, cache and workspace fit SIZE",
     )  # fmt: skip
@@ -89,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         "dtype": args.dtype,
         "fit_bytes": args.fit,
         "context": args.context,
+        "damages": args.damages,
     }
     if calibration is not None:
         choices["calibration"], choices["bos_id"] = _encode(source, calibration, args.calibration)
