@@ -14,6 +14,8 @@ from mlx_mistral.config import QuantParams
 
 OUTPUT_BYTES = 128 * 2**20
 """Output errors that are held at once, in float32."""
+CHUNK_WEIGHTS = 2**26
+"""Weights of a matrix that are rounded at once."""
 
 
 def rounded(weight: mx.array, params: QuantParams, stored: mx.Dtype) -> mx.array:
@@ -52,13 +54,21 @@ def output_error(
     Shapes: weight (rows, columns) or (E, rows, columns); inputs (n, columns) each.
     """
     stack = weight if weight.ndim == 3 else weight[None]
+    height = max(1, CHUNK_WEIGHTS // weight.shape[-1])
     total = 0.0
     for expert, inputs in enumerate(by_expert):
-        error = stack[expert] - rounded(stack[expert], params, stored)
-        size = max(1, OUTPUT_BYTES // (4 * error.shape[0]))
-        for start in range(0, inputs.shape[0], size):
-            moved = (inputs[start : start + size] @ error.T).astype(mx.float32)
-            total += number(mx.square(moved).sum())
+        for first in range(0, stack.shape[1], height):
+            part = stack[expert, first : first + height]
+            total += _squares(inputs, part - rounded(part, params, stored))
+    return total
+
+
+def _squares(inputs: mx.array, error: mx.array) -> float:
+    """Shapes: (n, columns), (rows, columns) -> the sum of all squared products."""
+    total, size = 0.0, max(1, OUTPUT_BYTES // (4 * error.shape[0]))
+    for start in range(0, inputs.shape[0], size):
+        moved = (inputs[start : start + size] @ error.T).astype(mx.float32)
+        total += number(mx.square(moved).sum())
     return total
 
 

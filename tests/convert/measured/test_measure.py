@@ -15,7 +15,7 @@ from tiny import random_ids
 
 from mlx_mistral.checkpoint import Checkpoint, load_model
 from mlx_mistral.config import QuantParams
-from mlx_mistral.convert.measured import Damages, measure
+from mlx_mistral.convert.measured import Damages, errors, measure
 from mlx_mistral.convert.measured.curve import damages_from
 from mlx_mistral.convert.measured.formats import CANDIDATES
 from mlx_mistral.errors import ConversionError
@@ -97,6 +97,16 @@ def test_other_formats_follow_the_errors_of_the_matrix_outputs(tmp_path: Path) -
     for params in [QuantParams(bits=2, group_size=64), QuantParams(bits=5, group_size=32)]:
         expected = damages[PROBE] * error(params) / error(PROBE)
         assert damages[params] == pytest.approx(expected, rel=1e-3)
+
+
+def test_large_matrices_are_taken_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = source(tmp_path, moe=True)
+    whole = measured(folder)
+    monkeypatch.setattr(errors, "CHUNK_WEIGHTS", 7 * 64)
+    monkeypatch.setattr(errors, "OUTPUT_BYTES", 4 * 7 * 11)
+    parts = measured(folder)
+    for path in whole.by_path:
+        assert parts.of(path) == pytest.approx(whole.of(path), rel=1e-4)
 
 
 def test_an_experts_error_is_taken_on_the_tokens_that_it_works_on(tmp_path: Path) -> None:
