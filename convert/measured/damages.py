@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_mistral.config import QuantParams
 from mlx_mistral.errors import ConfigError, ConversionError
 
+from . import kept_arrays
 from .formats import Format
 
 VERSION = 1
@@ -33,7 +34,7 @@ class Damages:
     branch_tokens: int
     """Those of them that divergences were taken over."""
     importance: Mapping[str, mx.array] = field(default_factory=dict, compare=False, repr=False)
-    """For each matrix the mean square of each input column, for `refine`; not kept in JSON.
+    """For each matrix the mean square of each input column, for `refine`.
 
     Shapes: (columns,), or (E, columns) of a stack; the table of embeddings has none.
     """
@@ -55,6 +56,9 @@ class Damages:
             "damages": {
                 path: {_name(one): damage for one, damage in damages.items()}
                 for path, damages in self.by_path.items()
+            },
+            "importance": {
+                path: kept_arrays.to_json(array) for path, array in self.importance.items()
             },
         }
 
@@ -82,6 +86,9 @@ def _read(data: Any) -> Damages:
         probes=tuple(probe for probe in probes if probe is not None),
         tokens=int(data["tokens"]),
         branch_tokens=int(data["branch_tokens"]),
+        importance={
+            path: kept_arrays.from_json(entry) for path, entry in data["importance"].items()
+        },
     )
 
 

@@ -178,7 +178,17 @@ def test_between_two_probes_a_damage_follows_a_power_of_the_error() -> None:
 
 def test_damages_survive_being_kept_as_json(tmp_path: Path) -> None:
     damages = measured(source(tmp_path))
-    assert Damages.from_json(json.loads(json.dumps(damages.to_json()))) == damages
+    again = Damages.from_json(json.loads(json.dumps(damages.to_json())))
+    assert again == damages
+    assert again.importance.keys() == damages.importance.keys()
+    for path, array in damages.importance.items():
+        np.testing.assert_array_equal(np.array(again.importance[path]), np.array(array))
+
+
+WHOLE = {
+    "version": 1, "probes": ["affine-3-64"], "tokens": 1, "branch_tokens": 1,
+    "damages": {"a": {"affine-4-64": 1.0}}, "importance": {},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -187,20 +197,20 @@ def test_damages_survive_being_kept_as_json(tmp_path: Path) -> None:
         None,
         [],
         {},
-        {"version": 9},
-        {"version": 1, "probes": [], "tokens": 1, "branch_tokens": 1, "damages": {"a": 3}},
-        {"version": 1, "probes": [], "tokens": 1, "branch_tokens": 1, "damages": {"a": {"4": 1}}},
-        {
-            "version": 1, "probes": [], "tokens": 1, "branch_tokens": 1,
-            "damages": {"a": {"affine-4-64": float("nan")}},
-        },
-        {
-            "version": 1, "probes": [], "tokens": 1, "branch_tokens": 1,
-            "damages": {"a": {"affine-7-64": 1.0}},
-        },
+        {**WHOLE, "version": 9},
+        {**WHOLE, "damages": {"a": 3}},
+        {**WHOLE, "damages": {"a": {"4": 1.0}}},
+        {**WHOLE, "damages": {"a": {"affine-7-64": 1.0}}},
+        {**WHOLE, "damages": {"a": {"affine-4-64": float("nan")}}},
+        {**WHOLE, "damages": {"a": {"affine-4-64": -1.0}}},
+        {**WHOLE, "importance": {"a": {"shape": [2], "float32": "AAAA"}}},
+        {**WHOLE, "importance": {"a": {"shape": [-1], "float32": "AACAfw=="}}},
+        {**WHOLE, "importance": {"a": {"shape": [1], "float32": "AACAfw=="}}},
+        {**WHOLE, "importance": {"a": {"shape": [1], "float32": "!"}}},
     ],
-)  # fmt: skip
+)
 def test_malformed_damages_are_refused(broken: object) -> None:
+    assert Damages.from_json(WHOLE).tokens == 1
     with pytest.raises(ConversionError, match="measure again"):
         Damages.from_json(broken)
 
