@@ -9,7 +9,6 @@ from pathlib import Path
 
 from mlx_mistral.checkpoint.parameters import FP8, Parameter
 from mlx_mistral.checkpoint.reader import Checkpoint
-from mlx_mistral.config import QuantParams
 from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES
 from mlx_mistral.errors import ConversionError
 
@@ -17,15 +16,13 @@ from . import fit
 from .kept import measured_once, measurement_key
 from .measured import Damages, choose, measure
 from .plan import Matrix, Plan, matrices_of, planned_bytes
-from .recipes import DEFAULT_BITS, DEFAULT_GROUP, named, parameters_for, plain
+from .recipes import DEFAULT_BITS, DEFAULT_GROUP, named, parameters_for, plain, smallest
 from .stored import SPELLED
 
 PLAIN_MODES = {"bf16": "bfloat16", "fp16": "float16"}
 """Modes that quantize nothing."""
 MODES = ("affine", *FIXED_MODES, *PLAIN_MODES)
 PLAIN_BITS = 16
-FEWEST_BITS = QuantParams(bits=2, group_size=128)
-"""The smallest of the formats that `measured` chooses from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +130,7 @@ def _measured(
         return Plan(recipe="measured", formats=formats, dtype=dtype)
 
     if room is not None:
-        fewest = named("uniform", matrices, FEWEST_BITS, checkpoint.config.n_layers, dtype)
-        return fit.best_measured(room, choose_within, replace(fewest, recipe="measured"))
+        return fit.best_measured(room, choose_within, smallest(matrices, dtype))
     bits = DEFAULT_BITS if request.bits is None else request.bits
     group_size = request.group_size or DEFAULT_GROUP
     n_bytes = fixed + math.floor(sum(m.size for m in matrices) * (bits + 32 / group_size) / 8)

@@ -99,7 +99,7 @@ def best_named(matrices: Sequence[Matrix], room: Room, group_size: int | None, d
         needs = room.needs(plan)
         if needs.fits:
             return replace(plan, why=explain(needs) + larger)
-        larger = f"; {describe(plan)} would need {_gb(needs.total_bytes)}"
+        larger = f"; with {describe(plan)} it would need {_gb(needs.total_bytes)}"
     assert plan is not None
     raise refusal(plan, room)
 
@@ -138,7 +138,7 @@ def refusal(plan: Plan, room: Room) -> MemoryBudgetError:
     needs, context = room.needs(plan), room.max_context(plan)
     shorter = f"--context {context} would fit, or " if context else ""
     return MemoryBudgetError(
-        f"{describe(plan)} needs {_gb(needs.total_bytes)} at a context of {room.context:,} tokens "
+        f"with {describe(plan)} the model needs {_gb(needs.total_bytes)} at a context of {room.context:,} tokens "
         f"({_sum(needs)}), more than {_gb(room.budget_bytes)}; {shorter}"
         f"--fit {_round_up(needs.total_bytes)}"
     )

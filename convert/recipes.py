@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from mlx_mistral.config import QuantParams
-from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES
+from mlx_mistral.config.quantization import AFFINE_BITS, AFFINE_GROUPS, FIXED_MODES
 from mlx_mistral.errors import ConversionError
 
 from .plan import Matrix, Plan
@@ -49,6 +49,17 @@ def named(
             "choose a smaller --group-size"
         )
     return Plan(recipe=recipe, formats=formats, dtype=dtype)
+
+
+def smallest(matrices: Iterable[Matrix], dtype: str) -> Plan:
+    """The fewest bits in the largest groups that divide each matrix's rows."""
+    formats: dict[str, QuantParams | None] = {}
+    for matrix in matrices:
+        offered = [
+            QuantParams(bits=min(AFFINE_BITS), group_size=size) for size in reversed(AFFINE_GROUPS)
+        ]
+        formats[matrix.path] = next(filter(matrix.fits, offered), None)
+    return Plan(recipe="measured", formats=formats, dtype=dtype)
 
 
 def parameters_for(mode: str, bits: int | None, group_size: int | None) -> QuantParams:
