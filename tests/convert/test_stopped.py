@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class Death:
             if self._when == "halfway" and name == "pwrite":
                 call(args[0], args[1][: args[1].nbytes // 2], args[2])
             elif self._when == "after":
-                call(*args, **options)
+                with suppress(OSError):
+                    call(*args, **options)
             raise Killed
 
         return deadly
