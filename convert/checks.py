@@ -38,6 +38,8 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
             )
     if place.name == "":
         raise ConversionError(f"{place} cannot be a model's folder; choose another DEST")
+    if place.is_symlink():
+        raise ConversionError(f"{place} is a link that leads nowhere; choose another DEST")
     if not place.exists():
         return place
     if not place.is_dir():

@@ -71,12 +71,17 @@ def convert_checkpoint(
     )
     beside = companions.companions(folder)
     with told_plainly(place):
-        workspace = Workspace(place, _fingerprint(checkpoint, plan, shards))
+        fingerprint = _fingerprint(checkpoint, plan, shards)
+        workspace = Workspace(place, fingerprint)
         try:
             # Again: a replacement that was stopped half-way has been undone just now.
             check_dest(folder, place, overwrite=overwrite)
             check_room(workspace, shards, beside)
             write_shards(checkpoint, plan, shards, workspace, progress)
+            if _fingerprint(checkpoint, plan, shards) != fingerprint:
+                raise ConversionError(
+                    f"{folder} changed while it was read; leave it alone and run the command again"
+                )
             for path in beside:
                 companions.copy(path, workspace.folder)
             workspace.write_json("config.json", config)

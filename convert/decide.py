@@ -83,7 +83,12 @@ def _leaves_bits_open(request: Request) -> bool:
 
 def _asked_for(request: Request, matrices: Sequence[Matrix], n_layers: int, dtype: str) -> Plan:
     bits, recipe = request.bits, request.recipe or "uniform"
-    if request.mode in PLAIN_MODES or bits == PLAIN_BITS:
+    is_plain = request.mode in PLAIN_MODES
+    if bits is not None and request.mode != "affine" and is_plain != (bits == PLAIN_BITS):
+        raise ConversionError(
+            f"--mode {request.mode} and --bits {bits:g} differ; leave one of them out"
+        )
+    if is_plain or bits == PLAIN_BITS:
         for flag, value in (("--group-size", request.group_size), ("--recipe", request.recipe)):
             if value is not None:
                 raise ConversionError(

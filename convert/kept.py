@@ -69,6 +69,6 @@ def file_states(checkpoint: Checkpoint) -> dict[str, list[int]]:
     """Each weight file with its size and time of change: other ones are taken for other files."""
     states = {}
     for file in checkpoint.headers.files:
-        status = file.stat()
-        states[str(file.resolve())] = [status.st_size, status.st_mtime_ns]
+        status = file.stat() if file.exists() else None
+        states[str(file.resolve())] = [status.st_size, status.st_mtime_ns] if status else []
     return states

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_mistral.convert import convert_checkpoint
+from mlx_mistral.convert import Progress, convert_checkpoint
 from mlx_mistral.errors import ConfigError, ConversionError, MlxMistralError
 from tests.checkpoint.models import HF_CONFIG, hf_weights, write_hf
 from tests.checkpoint.writers import bfloat16_bits, write_json, write_safetensors
@@ -65,6 +65,7 @@ def refusal(source: Path, dest: str | Path, **choices: Any) -> str:
         ("file/out", "DEST must be in a folder that can be written"),
         ("full", "exists|holds no model"),
         ("project", "exists|holds no model"),
+        ("loop", "leads nowhere"),
         ("blobs", "holds what is in SOURCE|exists"),
     ],
 )
@@ -72,6 +73,7 @@ def test_places_where_no_model_may_be_written(
     dest: str, fault: str, overwrite: bool, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "link").symlink_to("source")
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "other").mkdir()
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -195,6 +197,8 @@ def test_a_fault_found_late_keeps_what_is_finished_and_is_found_again(tmp_path: 
         ({"mode": "int4"}, MlxMistralError, "int4"),
         ({"mode": "bf16"}, ConversionError, "--group-size says how"),
         ({"mode": "bf16", "dtype": "float16", "group_size": None}, ConversionError, "differ"),
+        ({"mode": "bf16", "bits": 4, "group_size": None}, ConversionError, "differ"),
+        ({"mode": "mxfp4", "bits": 16, "group_size": None}, ConversionError, "differ"),
         ({"dtype": "float8"}, ConversionError, "dtype float8 is unknown"),
         ({"recipe": "mixed_9_9"}, MlxMistralError, "bits|recipe"),
         ({"recipe": "best"}, ConversionError, "there is no recipe 'best'"),
@@ -263,6 +267,21 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 
 def test_a_name_too_long_for_the_system_is_one_line(source: Path, tmp_path: Path) -> None:
     assert "File name too long" in refusal(source, tmp_path / ("x" * 250))
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_source_that_changes_while_it_is_read_makes_no_model(
+    is_gone: bool, source: Path, tmp_path: Path
+) -> None:
+    file = source / "model.safetensors"
+
+    def progress(told: Progress) -> None:
+        if told.done_bytes == told.total_bytes:
+            file.unlink() if is_gone else os.utime(file)
+
+    with pytest.raises(ConversionError, match="changed while it was read"):
+        convert_checkpoint(source, tmp_path / "out", **CHOICES, progress=progress)
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_conversions_to_one_place_do_not_meet(source: Path, tmp_path: Path) -> None:
