@@ -12,13 +12,18 @@ from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import MemoryBudgetError
 from mlx_mistral.files.tensor_info import DTYPE_BITS, FLOATS
-from mlx_mistral.memory import MemoryPlan, matrix_bytes_in_memory, max_context, plan_memory
+from mlx_mistral.memory import (
+    MemoryPlan,
+    default_context,
+    matrix_bytes_in_memory,
+    max_context,
+    plan_memory,
+)
 
 from .plan import Matrix, Plan, planned_bytes, tensors_of
 from .recipes import named, parameters_for, plain
 from .stored import SPELLED
 
-DEFAULT_CONTEXT = 32768
 LADDER = (
     ("uniform", 8), ("uniform", 6), ("uniform", 5), ("lifted_4", None), ("uniform", 4),
     ("lifted_3", None), ("uniform", 3), ("lifted_2", None), ("uniform", 2),
@@ -45,7 +50,7 @@ class Room:
             config=config,
             parameters=checkpoint.parameters,
             budget_bytes=budget_bytes,
-            context=context or min(config.max_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT),
+            context=context or default_context(config),
             activations=str(resolve_dtype(None)).rpartition(".")[2],
         )
 
@@ -138,8 +143,8 @@ def refusal(plan: Plan, room: Room) -> MemoryBudgetError:
     needs, context = room.needs(plan), room.max_context(plan)
     shorter = f"--context {context} would fit, or " if context else ""
     return MemoryBudgetError(
-        f"with {describe(plan)} the model needs {_gb(needs.total_bytes)} at a context of {room.context:,} tokens "
-        f"({_sum(needs)}), more than {_gb(room.budget_bytes)}; {shorter}"
+        f"with {describe(plan)} the model needs {_gb(needs.total_bytes)} at a context of "
+        f"{room.context:,} tokens ({_sum(needs)}), more than {_gb(room.budget_bytes)}; {shorter}"
         f"--fit {_round_up(needs.total_bytes)}"
     )
 

@@ -14,7 +14,6 @@ from .terminal import write_json, write_lines
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers
 
-DEFAULT_CONTEXT = 4096
 """Where the model does not say what it was made for."""
 FEWER_BITS = (8, 6, 5, 4, 3, 2)
 
@@ -35,7 +34,7 @@ def add_to(commands: options.Commands) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--context", type=options.positive, metavar="N",
-        help=f"tokens of prompt and reply (default: the model's own, or {DEFAULT_CONTEXT})",
+        help="tokens of prompt and reply (default: the model's own, at most 32768)",
     )  # fmt: skip
     options.add_dtype(parser)
     options.add_output(parser)
@@ -77,7 +76,12 @@ def to_json(report: Report) -> dict[str, Any]:
 def _report(args: argparse.Namespace, headers: Headers) -> Report:
     from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
     from mlx_mistral.memory.machine import this_machine
-    from mlx_mistral.memory.plan import loading_bytes, max_context, plan_memory
+    from mlx_mistral.memory.plan import (
+        default_context,
+        loading_bytes,
+        max_context,
+        plan_memory,
+    )
     from mlx_mistral.memory.weights import holds_plain_experts, weights_in_memory
 
     config, parameters = headers.config, headers.parameters
@@ -93,7 +97,7 @@ def _report(args: argparse.Namespace, headers: Headers) -> Report:
         ),
     }
     weights_bytes = weights_in_memory(parameters, dtype.size)
-    context = args.context or config.max_context or DEFAULT_CONTEXT
+    context = args.context or default_context(config)
     return Report(
         model=args.model,
         config=config,

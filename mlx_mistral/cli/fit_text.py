@@ -85,7 +85,10 @@ def to_lines(report: Report) -> list[str]:
 def _why(report: Report) -> str:
     if report.is_context_given:
         return ""
-    return " (the model's own)" if report.config.max_context else " (the model does not say)"
+    longest = report.config.max_context
+    if longest is None:
+        return " (the model does not say)"
+    return " (the model's own)" if longest == report.plan.context else f" (of {longest:,})"
 
 
 def _cache(report: Report) -> str:

@@ -3,6 +3,7 @@
 from .plan import (
     MemoryPlan,
     cache_bytes,
+    default_context,
     loading_bytes,
     max_context,
     plan_memory,
@@ -13,6 +14,7 @@ from .weights import matrix_bytes_in_memory, weights_in_memory
 __all__ = [
     "MemoryPlan",
     "cache_bytes",
+    "default_context",
     "loading_bytes",
     "matrix_bytes_in_memory",
     "max_context",

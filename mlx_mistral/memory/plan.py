@@ -22,6 +22,7 @@ from .workspace import workspace_bytes
 __all__ = [
     "MemoryPlan",
     "cache_bytes",
+    "default_context",
     "loading_bytes",
     "matrix_bytes_in_memory",
     "max_context",
@@ -29,6 +30,9 @@ __all__ = [
     "weights_in_memory",
     "workspace_bytes",
 ]
+
+
+DEFAULT_CONTEXT = 32768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +124,14 @@ def max_context(
         else:
             too_long = middle
     return fitting
+
+
+def default_context(config: ModelConfig) -> int:
+    """The context to plan for where none is asked for: the model's own, at most 32,768 tokens.
+
+    Some files state a million positions, more than anyone means who does not say so.
+    """
+    return min(config.max_context or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
 def longest_context(config: ModelConfig) -> int:

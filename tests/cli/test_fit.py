@@ -128,8 +128,10 @@ def test_the_text_tells_the_sum_and_where_context_and_budget_come_from(
         tiny, tmp_path / "silent", max_position_embeddings="gone", sliding_window=None
     )
     ended = run("fit", silent)
-    assert "4,096 tokens of context (the model does not say)" in ended.out
+    assert "32,768 tokens of context (the model does not say)" in ended.out
     assert "no window bounds it" in ended.out
+    long = copy_with(tiny, tmp_path / "long", max_position_embeddings=1024000)
+    assert "32,768 tokens of context (of 1,024,000)" in run("fit", long).out
     assert "--memory" in run("fit", tiny, "--memory", "1GB").out
 
 
