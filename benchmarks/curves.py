@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 84, 100, 24, 56
+LEFT, RIGHT, TOP, BOTTOM = 84, 24, 24, 56
 INK, GRID = "#333333", "#e2e2e2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Points joined by a line, its name at the last one."""
+    """Points joined by a line, with a name."""
 
     name: str
     colour: str
@@ -46,8 +46,8 @@ def draw(curves: Sequence[Curve], *, x_title: str, y_title: str) -> str:
     parts += [_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_title)]
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts += [_text(18, middle, y_title, turned=True)]
-    for curve in curves:
-        parts += _curve(axes, curve)
+    for number, curve in enumerate(curves):
+        parts += [*_curve(axes, curve), _name(number, curve)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="13">\n' + "\n".join(parts) + "\n</svg>\n"
@@ -70,12 +70,16 @@ def _grid(axes: Axes) -> list[str]:
 def _curve(axes: Axes, curve: Curve) -> list[str]:
     places = [(axes.x(x), axes.y(y)) for x, y in curve.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    x, y = places[-1]
     return [
         f'<polyline points="{path}" fill="none" stroke="{curve.colour}" stroke-width="2"/>',
         *(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{curve.colour}"/>' for x, y in places),
-        _text(x + 10, y + 4, curve.name, anchor="start", colour=curve.colour),
     ]
+
+
+def _name(number: int, curve: Curve) -> str:
+    """In the upper right, where falling curves leave room."""
+    x, y = WIDTH - RIGHT - 12, TOP + 24 + 20 * number
+    return _text(x, y, curve.name, anchor="end", colour=curve.colour)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float) -> str:

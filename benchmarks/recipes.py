@@ -4,14 +4,14 @@ Prints a Markdown table and draws docs/recipes.svg:
 
     python benchmarks/recipes.py --plot docs/recipes.svg
 
-The recipe is measured on chats like those of the training; both are then compared with the
-unquantized model on questions and answers that training never contained.
+The recipe, and the importance of inputs that refines its scales and biases, are measured on chats
+like those of the training. All are compared with the unquantized model on questions and answers
+that training never contained, some of them behind other turns.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from curves import Curve, draw
 
 from mlx_mistral.checkpoint import Checkpoint, load_model
 from mlx_mistral.config import QuantParams
-from mlx_mistral.convert.measured import Damages, choose, measure
+from mlx_mistral.convert.measured import Damages, choose, measure, refine
 from mlx_mistral.convert.measured.errors import rounded
 from mlx_mistral.convert.measured.formats import Format, stored_bytes
 from mlx_mistral.convert.plan import Matrix, matrices_of
@@ -35,6 +35,7 @@ from mlx_mistral.demo.held_out import questions
 from mlx_mistral.evaluation import Scores, evaluate
 from mlx_mistral.model import Model
 
+NAMES_AND_COLOURS = (("uniform", "#8a8a8a"), ("measured", "#d9480f"), ("refined", "#1864ab"))
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZE = 64
 TEXT_TOKENS = 256
@@ -56,46 +57,40 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=8192)
     parser.add_argument("--held-out-tokens", type=int, default=16384)
     parser.add_argument("--plot", type=Path, help="where the drawing goes, an SVG file")
-    parser.add_argument("--damages", type=Path, help="kept from an earlier run, or kept here")
     arguments = parser.parse_args()
     encoder = ChatEncoder(model_path() / "tokenizer.model.v3")
     checkpoint = Checkpoint(model_path())
-    damages = damages_of(checkpoint, encoder, arguments.calibration_tokens, arguments.damages)
+    damages = damages_of(checkpoint, encoder, arguments.calibration_tokens)
     held_out = held_out_ids(encoder, arguments.held_out_tokens)
     comparison = Comparison(checkpoint, damages, held_out)
-    pairs = []
+    sizes = []
     for bits in BITS:
-        pairs.append((comparison.uniform(bits), comparison.measured(bits)))
+        sizes.append(comparison.at_the_size_of(bits))
         print(f"{bits} bits", file=sys.stderr)
-    print(table(comparison.exact.perplexity, pairs))
+    print(divergence_table(sizes))
+    print()
+    print(prediction_table(comparison.exact.perplexity, sizes))
     print(
         f"\n{damages.tokens:,} tokens of calibration, {len(held_out):,} held out; mean KL of a "
         "token in nats, with its standard error."
     )
     if arguments.plot:
-        arguments.plot.write_text(plot(pairs), encoding="utf-8")
+        arguments.plot.write_text(plot(sizes), encoding="utf-8")
 
 
-def damages_of(
-    checkpoint: Checkpoint, encoder: ChatEncoder, n_tokens: int, kept: Path | None
-) -> Damages:
-    """Measured, unless they are kept in a file already."""
-    if kept and kept.exists():
-        return Damages.from_json(json.loads(kept.read_text()))
+def damages_of(checkpoint: Checkpoint, encoder: ChatEncoder, n_tokens: int) -> Damages:
+    """Measured on chats like those of the training."""
     ids: list[int] = []
     while len(ids) < n_tokens:
         chat = encode_chat(encoder, Random(f"calibration {len(ids)}"), TEXT_TOKENS)
         ids += chat.ids[1:]
-    damages = measure(
+    return measure(
         checkpoint,
         ids,
         bos_id=BOS,
         text_tokens=TEXT_TOKENS,
         progress=lambda *told: print(*told, file=sys.stderr),
     )
-    if kept:
-        kept.write_text(json.dumps(damages.to_json()))
-    return damages
 
 
 def held_out_ids(encoder: ChatEncoder, n_tokens: int) -> list[int]:
@@ -123,25 +118,22 @@ class Comparison:
         self._parameter_count = checkpoint.headers.parameter_count
         self.exact = evaluate(self._reference, held_out, bos_id=BOS, context=CONTEXT, stride=STRIDE)
 
-    def uniform(self, bits: int) -> Point:
-        """All matrices in the same bits, groups of 64."""
+    def at_the_size_of(self, bits: int) -> tuple[Point, ...]:
+        """Uniform bits in groups of 64; the recipe in as many bytes; the same refined."""
         params = QuantParams(bits=bits, group_size=GROUP_SIZE)
-        return self._point({matrix.path: params for matrix in self._matrices})
-
-    def measured(self, bits: int) -> Point:
-        """The recipe at the size that so many bits take."""
-        params = QuantParams(bits=bits, group_size=GROUP_SIZE)
-        budget = self._bytes({matrix.path: params for matrix in self._matrices})
+        uniform: dict[str, Format] = {matrix.path: params for matrix in self._matrices}
         shapes = {matrix.path: matrix.shape for matrix in self._matrices}
-        return self._point(choose(self._damages, shapes, budget, fixed_bytes=self._fixed_bytes))
+        chosen = choose(self._damages, shapes, self._bytes(uniform), fixed_bytes=self._fixed_bytes)
+        return self._point(uniform), self._point(chosen), self._point(chosen, refined=True)
 
     def _bytes(self, formats: Mapping[str, Format]) -> int:
         stored = (stored_bytes(matrix.shape, formats[matrix.path]) for matrix in self._matrices)
         return self._fixed_bytes + sum(stored)
 
-    def _point(self, formats: Mapping[str, Format]) -> Point:
+    def _point(self, formats: Mapping[str, Format], *, refined: bool = False) -> Point:
         nbytes = self._bytes(formats)
-        with stored_in(self._model, self._matrices, formats):
+        importance = self._damages.importance if refined else {}
+        with stored_in(self._model, self._matrices, formats, importance):
             scores = evaluate(
                 self._model,
                 self._held_out,
@@ -156,14 +148,19 @@ class Comparison:
 
 @contextmanager
 def stored_in(
-    model: Model, matrices: list[Matrix], formats: Mapping[str, Format]
+    model: Model,
+    matrices: list[Matrix],
+    formats: Mapping[str, Format],
+    importance: Mapping[str, mx.array],
 ) -> Iterator[None]:
     """Inside, the model's weights are what a file in these formats gives back."""
     modules = dict(model.named_modules())
     exact = {matrix.path: modules[matrix.path].weight for matrix in matrices}
     for path, weight in exact.items():
         params = formats[path]
-        if params is not None:
+        if params is not None and path in importance:
+            modules[path].weight = refined_weight(weight, params, importance[path])
+        elif params is not None:
             modules[path].weight = rounded(weight, params, mx.bfloat16)
     mx.eval(model.parameters())
     try:
@@ -173,23 +170,42 @@ def stored_in(
             modules[path].weight = weight
 
 
-def table(exact_perplexity: float, pairs: list[tuple[Point, Point]]) -> str:
+def refined_weight(weight: mx.array, params: QuantParams, importance: mx.array) -> mx.array:
+    """What a file with refined scales and biases gives back."""
+    packed, scales, biases = refine(weight.astype(mx.bfloat16), params, importance)
+    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    return mx.dequantize(packed, scales, biases, group_size=params.group_size, bits=params.bits)
+
+
+def divergence_table(sizes: list[tuple[Point, ...]]) -> str:
     """Markdown, a row for each size."""
     lines = [
-        "| uniform bits | MB | bits a weight | KL uniform | KL measured | times less "
-        "| perplexity uniform | perplexity measured | same top token uniform | measured |",
-        "| --- " * 10 + "|",
+        "| size of uniform bits | MB | bits a weight | KL uniform | measured | times less "
+        "| refined | times less |",
+        "| --- " * 8 + "|",
     ]
-    for bits, (uniform, measured) in zip(BITS, pairs, strict=True):
-        ratio = kl(uniform) / kl(measured)
-        sizes = {f"{uniform.nbytes / 1e6:.3f}", f"{measured.nbytes / 1e6:.3f}"}
+    for bits, (uniform, measured, refined) in zip(BITS, sizes, strict=True):
+        assert measured.nbytes == refined.nbytes <= uniform.nbytes
         lines.append(
-            f"| {bits} | {' / '.join(sorted(sizes))} | {uniform.bits_per_weight:.2f} "
-            f"| {shown_kl(uniform)} | {shown_kl(measured)} | {ratio:.1f} "
-            f"| {uniform.scores.perplexity:.3f} | {measured.scores.perplexity:.3f} "
-            f"| {uniform.scores.top1_agreement:.2%} | {measured.scores.top1_agreement:.2%} |"
+            f"| {bits} | {uniform.nbytes / 1e6:.3f} | {uniform.bits_per_weight:.2f} "
+            f"| {shown_kl(uniform)} | {shown_kl(measured)} | {kl(uniform) / kl(measured):.1f} "
+            f"| {shown_kl(refined)} | {kl(uniform) / kl(refined):.1f} |"
         )
-    lines.append(f"| 16 | | | 0 | | | {exact_perplexity:.3f} | | | |")
+    return "\n".join(lines)
+
+
+def prediction_table(exact_perplexity: float, sizes: list[tuple[Point, ...]]) -> str:
+    """Markdown: perplexities, and how often the likeliest token stays the same."""
+    lines = [
+        "| size of uniform bits | perplexity uniform | measured | refined "
+        "| same top token uniform | measured | refined |",
+        "| --- " * 7 + "|",
+    ]
+    for bits, points in zip(BITS, sizes, strict=True):
+        perplexities = " | ".join(f"{point.scores.perplexity:.3f}" for point in points)
+        same = " | ".join(f"{point.scores.top1_agreement:.1%}" for point in points)
+        lines.append(f"| {bits} | {perplexities} | {same} |")
+    lines.append(f"| unquantized | {exact_perplexity:.3f} | | | | | |")
     return "\n".join(lines)
 
 
@@ -203,15 +219,15 @@ def kl(point: Point) -> float:
     return point.scores.kl
 
 
-def plot(pairs: list[tuple[Point, Point]]) -> str:
+def plot(sizes: list[tuple[Point, ...]]) -> str:
     """KL on a logarithmic axis against bits a weight."""
     curves = [
         Curve(
             name=name,
             colour=colour,
-            points=[(pair[which].bits_per_weight, kl(pair[which])) for pair in pairs],
+            points=[(points[which].bits_per_weight, kl(points[which])) for points in sizes],
         )
-        for which, (name, colour) in enumerate([("uniform", "#8a8a8a"), ("measured", "#d9480f")])
+        for which, (name, colour) in enumerate(NAMES_AND_COLOURS)
     ]
     return draw(curves, x_title="bits a weight", y_title="KL from the unquantized model, nats")
 
