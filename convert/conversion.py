@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.headers import read_folder
@@ -142,6 +143,11 @@ def _fingerprint(checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard]) ->
         "device": str(mx.default_device()),
         "files": file_states(checkpoint),
         "plan": plan.to_json(),
+        "importance": {path: _digest(array) for path, array in sorted(plan.importance.items())},
         "headers": [hashlib.sha256(shard.header).hexdigest() for shard in shards],
     }
     return hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(array: mx.array) -> str:
+    return hashlib.sha256(np.asarray(array.astype(mx.float32)).tobytes()).hexdigest()

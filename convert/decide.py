@@ -132,7 +132,7 @@ def _measured(
 
     def choose_within(budget_bytes: int) -> Plan:
         formats = choose(measured, shapes, budget_bytes, fixed_bytes=fixed)
-        return Plan(recipe="measured", formats=formats, dtype=dtype)
+        return Plan(recipe="measured", formats=formats, dtype=dtype, importance=measured.importance)
 
     if room is not None:
         return fit.best_measured(room, choose_within, smallest(matrices, dtype))

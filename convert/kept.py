@@ -18,6 +18,8 @@ from .checks import told_plainly
 from .measured import Damages
 from .workspace import replace_json
 
+LARGEST_BYTES = 1 << 30
+"""The importance of every expert's inputs is some tens of megabytes in a large mixture."""
 _BEGUN: dict[str, Any] = {"key": None}
 """A measurement that was never finished."""
 
@@ -38,7 +40,7 @@ def measured_once(
     if file.exists():
         fault = None
         try:
-            data = read_json(file)
+            data = read_json(file, max_bytes=LARGEST_BYTES)
             if data.get("key") == key:
                 return Damages.from_json(data.get("measured"))
             if data != _BEGUN:

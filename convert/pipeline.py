@@ -20,6 +20,7 @@ from mlx_mistral.checkpoint.dtype import on_gpu
 from mlx_mistral.checkpoint.slabs import RawSlab, Slab, SlabReader, decode
 from mlx_mistral.config import ModelConfig, QuantParams
 
+from .measured.refine import refine
 from .shard_file import ShardFile
 
 AHEAD = 2
@@ -36,6 +37,8 @@ class Task:
     names: tuple[str, ...]
     """Of the tensors that it is part of: weight, or weight, scales and biases."""
     file: ShardFile
+    importance: mx.array | None = None
+    """How much an error in each column matters, where that was measured. Shapes: (columns,)."""
 
 
 class Pipeline:
@@ -76,7 +79,9 @@ class Pipeline:
         computing: deque[tuple[Task, list[mx.array]]] = deque()
         for number, (task, raw) in enumerate(self._read(tasks)):
             with mx.stream(lanes[number % len(lanes)]):
-                outputs = quantized_bytes(decode(raw, self._config, self._dtype), task.params)
+                outputs = quantized_bytes(
+                    decode(raw, self._config, self._dtype), task.params, task.importance
+                )
                 mx.async_eval(outputs)
             computing.append((task, outputs))
             if len(computing) > len(lanes):
@@ -104,13 +109,17 @@ class Pipeline:
         progress(task.slab)
 
 
-def quantized_bytes(rows: mx.array, params: QuantParams | None) -> list[mx.array]:
+def quantized_bytes(
+    rows: mx.array, params: QuantParams | None, importance: mx.array | None = None
+) -> list[mx.array]:
     """The bytes that rows are stored as: themselves, or packed words, scales and biases.
 
-    Shapes: (rows, columns) -> (rows, bytes) each. Lazy.
+    Shapes: (rows, columns), (columns,) -> (rows, bytes) each. Lazy without importance.
     """
     parts: Any = [rows]
-    if params is not None:
+    if params is not None and importance is not None:
+        parts = refine(rows, params, importance)
+    elif params is not None:
         parts = mx.quantize(rows, group_size=params.group_size, bits=params.bits, mode=params.mode)
     return [part.view(mx.uint8) for part in parts]
 

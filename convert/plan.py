@@ -6,8 +6,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import mlx.core as mx
 
 from mlx_mistral.checkpoint.parameters import Parameter
 from mlx_mistral.config import QuantConfig, QuantParams
@@ -56,6 +58,11 @@ class Plan:
     dtype: str
     """Of what is not quantized, and of affine scales: a name of MLX."""
     why: str = ""
+    importance: Mapping[str, mx.array] = field(default_factory=dict, compare=False, repr=False)
+    """For matrices that were measured: how much an error in each input column matters.
+
+    Shapes: (columns,), or (E, columns) for a stack. Rounding then goes by it.
+    """
 
     def quantization(self) -> QuantConfig | None:
         """The block for config.json: the commonest format, and what differs from it.

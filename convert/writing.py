@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import mlx.core as mx
 
 from mlx_mistral.checkpoint.reader import Checkpoint
-from mlx_mistral.checkpoint.slabs import Slab, slabs_of
+from mlx_mistral.checkpoint.slabs import SLAB_BYTES, Slab, slabs_of
 
 from .pipeline import Pipeline, Task
 from .plan import Plan
@@ -17,6 +17,9 @@ from .result import Progress
 from .shard_file import ShardFile
 from .shards import Shard
 from .workspace import Workspace
+
+REFINED_SLAB_BYTES = 4 << 20
+"""Searching for the best scales takes a dozen float32 copies of a slab."""
 
 
 def write_shards(
@@ -66,8 +69,22 @@ def _tasks(checkpoint: Checkpoint, plan: Plan, file: ShardFile) -> Iterator[Task
         affine = params is not None and params.mode == "affine"
         parts = ("weight", "scales", "biases") if affine else ("weight", "scales")
         names = tuple(f"{module}.{one}" for one in parts) if params else (name,)
-        for slab in slabs_of(checkpoint.parameters[name], checkpoint.config):
-            yield Task(slab=slab, params=params, names=names, file=file)
+        importance = plan.importance.get(module) if affine else None
+        slab_bytes = SLAB_BYTES if importance is None else REFINED_SLAB_BYTES
+        parameter = checkpoint.parameters[name]
+        for slab in slabs_of(parameter, checkpoint.config, slab_bytes=slab_bytes):
+            yield Task(
+                slab=slab,
+                params=params,
+                names=names,
+                file=file,
+                importance=None if importance is None else _of_expert(importance, slab),
+            )
+
+
+def _of_expert(importance: mx.array, slab: Slab) -> mx.array:
+    """Shapes: (columns,) or (E, columns) -> (columns,)."""
+    return importance[slab.expert] if importance.ndim == 2 else importance
 
 
 class _Counter:

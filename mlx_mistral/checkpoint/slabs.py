@@ -55,6 +55,12 @@ class Slab:
     stored_rows: int
 
     @property
+    def expert(self) -> int:
+        """Whose rows they are; 0 where there is no stack."""
+        shape = self.parameter.shape
+        return self.first_row // shape[1] if len(shape) == 3 else 0
+
+    @property
     def is_transposed(self) -> bool:
         return self.piece.form == "expert_columns"
 
@@ -74,37 +80,31 @@ def slabs_of(
     """The slabs that make up a parameter, in the order of its rows.
 
     Each has about `slab_bytes` in the files, but at least what must be decoded together: a head
-    of paired rows, a row of FP8 blocks, an expert that is stored transposed.
+    of paired rows, a row of FP8 blocks, an expert that is stored transposed. None holds rows of
+    two experts.
     """
     first = 0
     for piece in parameter.pieces:
         rows = _rows(piece.tensor.shape)
-        if piece.form == "expert_columns":
-            experts, out_rows, _ = parameter.shape
-            stored = rows // experts
-            for expert in range(experts):
-                yield Slab(
+        experts = parameter.shape[0] if len(parameter.shape) == 3 and not parameter.stacked else 1
+        part = rows // experts
+        for part_first in range(0, rows, part):
+            if piece.form == "expert_columns":
+                step, turned = part, parameter.shape[1]
+            else:
+                step, turned = _step(piece, rows, config, slab_bytes), None
+            for start in range(0, part, step):
+                count = min(step, part - start)
+                slab = Slab(
                     parameter=parameter,
                     piece=piece,
                     first_row=first,
-                    n_rows=out_rows,
-                    stored_first=expert * stored,
-                    stored_rows=stored,
+                    n_rows=turned or count,
+                    stored_first=part_first + start,
+                    stored_rows=count,
                 )
-                first += out_rows
-            continue
-        step = _step(piece, rows, config, slab_bytes)
-        for start in range(0, rows, step):
-            count = min(step, rows - start)
-            yield Slab(
-                parameter=parameter,
-                piece=piece,
-                first_row=first,
-                n_rows=count,
-                stored_first=start,
-                stored_rows=count,
-            )
-            first += count
+                yield slab
+                first += slab.n_rows
 
 
 class SlabReader:

@@ -36,16 +36,16 @@ def open_regular(path: Path) -> tuple[BufferedReader, int]:
     return os.fdopen(descriptor, "rb"), status.st_size
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The JSON object in a file. Raises: CheckpointError: not one, or too large to be one."""
     file, size = open_regular(path)
     with file:
-        if size > MAX_JSON_BYTES:
+        if size > max_bytes:
             raise CheckpointError(
-                f"{path} has {size} bytes; no real one exceeds {MAX_JSON_BYTES}; "
+                f"{path} has {size} bytes; no real one exceeds {max_bytes}; "
                 "download the model again"
             )
-        return parse_json(file.read(MAX_JSON_BYTES), str(path))
+        return parse_json(file.read(max_bytes), str(path))
 
 
 def parse_json(raw: bytes, where: str) -> dict[str, Any]:
