@@ -62,7 +62,11 @@ def write_model(folder: Path, n_layers: int) -> int:
     header, position = {}, 0
     for name, shape in shapes(n_layers):
         size = 2 * int(np.prod(shape))
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [position, position + size]}
+        header[name] = {
+            "dtype": "BF16",
+            "shape": shape,
+            "data_offsets": [position, position + size],
+        }
         position += size
     raw = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:

@@ -21,7 +21,7 @@ from mlx_mistral.evaluation.layerwise import LOGITS_BYTES, Layer, LayerWalk, spl
 
 from .curve import damages_from
 from .damages import Damages
-from .errors import lookup_error, number, output_error, rounded, stored_as
+from .errors import Moved, lookup_error, number, output_error, rounded, stored_as
 from .formats import Format, fitting
 from .inputs import mean_squares, module_at, recorded
 
@@ -150,7 +150,10 @@ class BranchingPass:
     def _output_errors(
         self, weight: mx.array, rows: Sequence[mx.array]
     ) -> dict[QuantParams, float]:
-        return {one: output_error(weight, rows, one, self._stored) for one in self._formats(weight)}
+        moved = [Moved(inputs) for inputs in rows]
+        return {
+            one: output_error(weight, moved, one, self._stored) for one in self._formats(weight)
+        }
 
     def _keep_importance(self, path: str, weight: mx.array, rows: Sequence[mx.array]) -> None:
         n_experts = weight.shape[0] if weight.ndim == 3 else None

@@ -46,29 +46,47 @@ def stored_as(module: nn.Module, params: QuantParams, stored: mx.Dtype) -> Itera
         module.weight = exact
 
 
+class Moved:
+    """How far errors of a matrix move its outputs on given inputs.
+
+    Of more inputs than columns, their products with each other say as much in less.
+    Shapes: inputs (n, columns).
+    """
+
+    def __init__(self, inputs: mx.array) -> None:
+        self._has_products = inputs.shape[0] > inputs.shape[1]
+        self._inputs = inputs
+        if self._has_products:
+            wide = inputs.astype(mx.float32)
+            self._inputs = wide.T @ wide
+            mx.eval(self._inputs)
+
+    def squares(self, error: mx.array) -> float:
+        """The sum over inputs x of |error x|^2. Shapes: (rows, columns)."""
+        if self._has_products:
+            error = error.astype(mx.float32)
+            return max(0.0, number(((error @ self._inputs) * error).sum()))
+        total, size = 0.0, max(1, OUTPUT_BYTES // (4 * error.shape[0]))
+        for start in range(0, self._inputs.shape[0], size):
+            moved = (self._inputs[start : start + size] @ error.T).astype(mx.float32)
+            total += number(mx.square(moved).sum())
+        return total
+
+
 def output_error(
-    weight: mx.array, by_expert: Sequence[mx.array], params: QuantParams, stored: mx.Dtype
+    weight: mx.array, by_expert: Sequence[Moved], params: QuantParams, stored: mx.Dtype
 ) -> float:
     """The sum over input rows x of |(W - Wq) x|^2, each expert's on its own rows.
 
-    Shapes: weight (rows, columns) or (E, rows, columns); inputs (n, columns) each.
+    Shapes: weight (rows, columns) or (E, rows, columns).
     """
     stack = weight if weight.ndim == 3 else weight[None]
     height = max(1, CHUNK_WEIGHTS // weight.shape[-1])
     total = 0.0
-    for expert, inputs in enumerate(by_expert):
+    for expert, moved in enumerate(by_expert):
         for first in range(0, stack.shape[1], height):
             part = stack[expert, first : first + height]
-            total += _squares(inputs, part - rounded(part, params, stored))
-    return total
-
-
-def _squares(inputs: mx.array, error: mx.array) -> float:
-    """Shapes: (n, columns), (rows, columns) -> the sum of all squared products."""
-    total, size = 0.0, max(1, OUTPUT_BYTES // (4 * error.shape[0]))
-    for start in range(0, inputs.shape[0], size):
-        moved = (inputs[start : start + size] @ error.T).astype(mx.float32)
-        total += number(mx.square(moved).sum())
+            total += moved.squares(part - rounded(part, params, stored))
     return total
 
 

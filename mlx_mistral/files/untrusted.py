@@ -45,7 +45,7 @@ def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
                 f"{path} has {size} bytes; no real one exceeds {max_bytes}; "
                 "download the model again"
             )
-        return parse_json(file.read(max_bytes), str(path))
+        return parse_json(file.read(size), str(path))
 
 
 def parse_json(raw: bytes, where: str) -> dict[str, Any]:

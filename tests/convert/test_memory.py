@@ -71,7 +71,7 @@ def test_memory_is_a_few_slabs_and_no_layer(
 ) -> None:
     """A slab is held in two forms at a time: read and decoded, decoded and packed."""
 
-    def small(*both: Any) -> Iterator[Slab]:
+    def small(*both: Any, **_: Any) -> Iterator[Slab]:
         return slabs_of(*both, slab_bytes=SLAB_BYTES)
 
     monkeypatch.setattr(writing, "slabs_of", small)
