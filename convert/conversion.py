@@ -49,7 +49,7 @@ def convert_checkpoint(
 
     choices: fields of `Request`: bits=4, group_size=64, mode="affine", recipe="uniform", dtype,
     fit_bytes, context, calibration, bos_id, damages. A `plan` made before takes their place.
-    Memory holds a few slabs of 32 MB. `dest` is absent until it is whole and checked; a run
+    Memory holds a few slabs of 8 MB. `dest` is absent until it is whole and checked; a run
     that was stopped goes on where it was.
 
     Raises: ConversionError: it cannot be done, and why. CheckpointError, ConfigError,

@@ -27,7 +27,8 @@ from .parameters import FP8, Parameter, Piece
 from .reader import halves_from_pairs
 from .torch_pickle import NUMPY_DTYPES, TorchFile
 
-SLAB_BYTES = 32 << 20
+SLAB_BYTES = 8 << 20
+"""Large enough for disk and GPU; larger ones are slower on a CPU, whose allocator gives them back."""
 
 Raw = npt.NDArray[Any]
 
