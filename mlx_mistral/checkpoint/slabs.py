@@ -28,7 +28,7 @@ from .reader import halves_from_pairs
 from .torch_pickle import NUMPY_DTYPES, TorchFile
 
 SLAB_BYTES = 8 << 20
-"""Large enough for disk and GPU; larger ones are slower on a CPU, whose allocator gives them back."""
+"""Enough for disk and GPU; a CPU is slower with larger ones, which its allocator gives back."""
 
 Raw = npt.NDArray[Any]
 
