@@ -15,7 +15,8 @@ import mlx_mistral
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
     "errors", "files", "config", "cache", "model", "checkpoint", "text", "generation",
-    "memory", "evaluation", "completion", "chat", "loading", "convert", "cli",
+    "memory", "evaluation", "completion", "chat", "loading", "sessions", "live", "convert",
+    "tui", "cli",
 )  # fmt: skip
 """In the order of the floor plan: each may import those to its left."""
 
@@ -158,6 +159,8 @@ def test_only_the_command_line_reaches_its_programs(path: Path) -> None:
         ("checkpoint", ("pickle", "torch", "mistral_common")),
         ("text", ("mlx", "textual", "transformers")),
         ("generation", ("mistral_common", "tokenizers", "transformers", "textual")),
+        ("sessions", HEAVY),
+        ("tui", ("mlx", *HEAVY[2:])),
         ("cli", ("mlx", "mistral_common", "tokenizers", "transformers")),
     ],
 )

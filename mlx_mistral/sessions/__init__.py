@@ -1,0 +1,1 @@
+"""Conversations kept on disk: messages with their branches, settings, statistics; searchable."""
