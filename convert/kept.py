@@ -53,7 +53,11 @@ def measured_once(
         file.parent.mkdir(parents=True, exist_ok=True)
         # Before the work, not after it: a place that cannot be written is no surprise then.
         replace_json(file, _BEGUN)
-    measured = measure()
+    try:
+        measured = measure()
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
     with told_plainly(file):
         replace_json(file, {"key": key, "measured": measured.to_json()})
     return measured

@@ -149,10 +149,15 @@ def _encode(folder: Path, content: str, path: str) -> tuple[list[int], int]:
 
 def _converting(bar: ProgressBar) -> Callable[[Progress], None]:
     def show(progress: Progress) -> None:
-        name = progress.parameter.removeprefix("model.").removesuffix(".weight")
-        bar.update(progress.done_bytes, progress.total_bytes, name)
+        bar.update(progress.done_bytes, progress.total_bytes, short_name(progress.parameter))
 
     return show
+
+
+def short_name(parameter: str) -> str:
+    """model.layers.3.self_attn.q_proj.weight as `layer 3 q_proj`."""
+    parts = parameter.removesuffix(".weight").split(".")
+    return f"layer {parts[2]} {parts[-1]}" if parts[:2] == ["model", "layers"] else parts[-1]
 
 
 def _compare(source: Path, dest: Path, ids: list[int], bos_id: int, *, quiet: bool) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .terminal import Progress
 
-WIDTH = 24
+WIDTH = 16
 PERIOD_SECONDS = 0.1
 
 
@@ -33,7 +33,7 @@ class ProgressBar:
             self._line.show(self.text(done, total, what))
 
     def text(self, done: float, total: float, what: str) -> str:
-        """`[######------]  45%  12.1 of 26.0 GB  0.81 GB/s  0:17 left  what`."""
+        """`[#######---------]  45%  12.1 of 26.0 GB  0.81 GB/s  0:17 left  what`."""
         share = min(1.0, done / total) if total > 0 else 1.0
         bar = "#" * round(WIDTH * share)
         parts = [f"[{bar:-<{WIDTH}}] {share:4.0%}", self._amount(done, total)]

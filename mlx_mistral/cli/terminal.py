@@ -66,7 +66,8 @@ class Progress:
 
     def show(self, text: str) -> None:
         if self._shows:
-            sys.stderr.write(_ERASE_LINE + one_line(text))
+            # A line that wraps could not be erased.
+            sys.stderr.write(_ERASE_LINE + one_line(text)[: _columns() - 1])
             sys.stderr.flush()
             self._stands = True
 
@@ -91,6 +92,14 @@ def note(text: str, *, quiet: bool = False) -> None:
         dims = _has_escapes() and not os.environ.get("NO_COLOR")
         line = one_line(text)
         print(_DIM.format(line) if dims else line, file=sys.stderr)
+
+
+def _columns() -> int:
+    """How wide the terminal is that stderr shows; it may be resized at any time."""
+    try:
+        return max(2, os.get_terminal_size(sys.stderr.fileno()).columns)
+    except (OSError, ValueError):
+        return 80
 
 
 def _has_escapes() -> bool:

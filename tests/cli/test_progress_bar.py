@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from mlx_mistral.cli.progress_bar import ProgressBar, clock_time
+from mlx_mistral.cli import terminal
+from mlx_mistral.cli.convert import short_name
+from mlx_mistral.cli.progress_bar import WIDTH, ProgressBar, clock_time
 
 
 class Terminal(io.StringIO):
@@ -44,13 +46,13 @@ def test_it_shows_share_amount_speed_time_left_and_what_is_at_work(
     bar = ProgressBar(quiet=False, clock=clock)
     bar.update(0, 26e9, "embed_tokens")
     clock.now += 10
-    bar.update(6.5e9, 26e9, "layers.3.mlp.up_proj")
+    bar.update(6.5e9, 26e9, "layer 3 up_proj")
     clock.now += 30
     bar.update(26e9, 26e9, "lm_head")
     assert drawn(terminal) == [
-        "[------------------------] 0% 0.0 of 26.0 GB embed_tokens",
-        "[######------------------] 25% 6.5 of 26.0 GB 0.65 GB/s 0:30 left layers.3.mlp.up_proj",
-        "[########################] 100% 26.0 of 26.0 GB 0.65 GB/s 0:00 left lm_head",
+        "[----------------] 0% 0.0 of 26.0 GB embed_tokens",
+        "[####------------] 25% 6.5 of 26.0 GB 0.65 GB/s 0:30 left layer 3 up_proj",
+        "[################] 100% 26.0 of 26.0 GB 0.65 GB/s 0:00 left lm_head",
     ]
 
 
@@ -78,7 +80,7 @@ def test_amounts_at_the_edge_are_drawn_too(done: int, total: int, clock: Clock) 
     bar.update(done, total, "x")
     clock.now += 1
     text = bar.text(done, total, "x")
-    assert text.count("#") + text.count("-") == 24
+    assert text.count("#") + text.count("-") == WIDTH
     assert ("100%" in text) == (done >= total)
 
 
@@ -125,3 +127,20 @@ def test_a_name_from_a_file_cannot_move_the_cursor(
 )
 def test_times_read_like_a_clock(seconds: float, text: str) -> None:
     assert clock_time(seconds) == text
+
+
+def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(terminal, "_has_escapes", lambda: True)
+    monkeypatch.setattr(terminal, "_columns", lambda: 40)
+    monkeypatch.setattr(sys, "stderr", shown)
+    terminal.Progress(quiet=False).show("x" * 200)
+    assert shown.getvalue().endswith("x" * 39)
+    assert "x" * 40 not in shown.getvalue()
+
+
+def test_names_of_parameters_are_short() -> None:
+    long = "model.layers.12.block_sparse_moe.switch_mlp.gate_proj.weight"
+    assert short_name(long) == "layer 12 gate_proj"
+    assert short_name("model.embed_tokens.weight") == "embed_tokens"
+    assert short_name("lm_head.weight") == "lm_head"
