@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         MemoryBudgetError,
         MlxMistralError,
         ModelNotFoundError,
+        SessionError,
         TokenizerError,
     )
     from .loading import load
@@ -57,6 +58,7 @@ __all__ = [
     "MlxMistralError",
     "ModelConfig",
     "ModelNotFoundError",
+    "SessionError",
     "Tokenizer",
     "TokenizerError",
     "batch_generate",

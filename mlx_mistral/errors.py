@@ -44,3 +44,7 @@ class ConversionError(MlxMistralError):
 
 class EvaluationError(MlxMistralError):
     """A text cannot be evaluated, or a model's logits are no numbers."""
+
+
+class SessionError(MlxMistralError):
+    """Conversations or preferences on disk cannot be read, written or taken over."""
