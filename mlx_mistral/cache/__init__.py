@@ -4,6 +4,7 @@ from .base import KVCache, Snapshot
 from .factory import make_cache
 from .growing import GrowingCache
 from .mask import Band, Mask, attention_mask
+from .prefix import PrefixCache
 from .rotating import RotatingCache
 from .store import load_cache, save_cache
 
@@ -12,6 +13,7 @@ __all__ = [
     "GrowingCache",
     "KVCache",
     "Mask",
+    "PrefixCache",
     "RotatingCache",
     "Snapshot",
     "attention_mask",

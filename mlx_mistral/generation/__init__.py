@@ -1,7 +1,7 @@
 """Token ids in, token ids out: prefill, sampling, decoding."""
 
 from .batch import BatchStep, generate_batch
-from .decode import Step, generate_ids
+from .decode import Seen, Step, Watch, generate_ids
 from .prompt import check_prompt, room_in
 from .sampling import Sampler, Sampling, SamplingOptions
 
@@ -10,7 +10,9 @@ __all__ = [
     "Sampler",
     "Sampling",
     "SamplingOptions",
+    "Seen",
     "Step",
+    "Watch",
     "check_prompt",
     "generate_batch",
     "generate_ids",

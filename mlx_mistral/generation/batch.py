@@ -55,5 +55,5 @@ def generate_batch(
     sampler = Sampler(sampling, model.config.vocab_size, prompts)
     rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
     logits = prefill(model, mx.array(rows), cache, step_size=prefill_step_size, progress=progress)
-    for tokens, drawn_from, is_last in decode(model, cache, logits, sampler, budget):
+    for tokens, drawn_from, is_last, _ in decode(model, cache, logits, sampler, budget):
         yield BatchStep(tokens, drawn_from, is_last)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -12,12 +12,17 @@ from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import CheckpointError
 from mlx_mistral.model import Model
 
-from .prefill import Progress, all_or_nothing, prefill
+from .prefill import Interrupt, Progress, all_or_nothing, prefill
 from .prompt import check_prompt, check_room
 from .sampling import Sampler, Sampling
 
 CLEAR_EVERY = 256
 """Decoded tokens after which MLX's pool of freed buffers is emptied."""
+
+Seen = Mapping[str, mx.array]
+Watch = Callable[[mx.array, mx.array], Seen]
+"""Given each pass's logits and the tokens drawn from them before either is computed; the arrays
+that it returns are computed with them. Shapes: (B, vocab), (B,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +32,8 @@ class Step:
     token: int
     logits: mx.array
     is_last: bool
+    seen: Seen = field(default_factory=dict)
+    """What a `Watch` asked for."""
 
 
 def generate_ids(
@@ -38,6 +45,8 @@ def generate_ids(
     max_tokens: int,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
+    interrupt: Interrupt | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Step]:
     """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
 
@@ -53,36 +62,49 @@ def generate_ids(
         return
     sampler = Sampler(sampling, model.config.vocab_size, [prompt])
     logits = prefill(
-        model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
+        model,
+        mx.array([list(prompt)]),
+        cache,
+        step_size=prefill_step_size,
+        progress=progress,
+        interrupt=interrupt,
     )
-    for tokens, drawn_from, is_last in decode(model, cache, logits, sampler, budget):
-        yield Step(tokens[0], drawn_from[0], is_last)
+    for tokens, drawn_from, is_last, seen in decode(model, cache, logits, sampler, budget, watch):
+        yield Step(tokens[0], drawn_from[0], is_last, seen)
 
 
 def decode(
-    model: Model, cache: Sequence[KVCache], logits: mx.array, sampler: Sampler, budget: int
-) -> Iterator[tuple[list[int], mx.array, bool]]:
+    model: Model,
+    cache: Sequence[KVCache],
+    logits: mx.array,
+    sampler: Sampler,
+    budget: int,
+    watch: Watch | None = None,
+) -> Iterator[tuple[list[int], mx.array, bool, Seen]]:
     """Draws `budget` tokens for each of B texts, the first ones from the prompts' logits.
 
-    Yields the B tokens, the logits they were drawn from, and whether they are the last.
+    Yields the B tokens, the logits they were drawn from, whether they are the last, and what
+    `watch` asked for.
     Shapes: logits (B, vocab). Raises: CheckpointError: the logits are NaN.
     """
     token, broken = sampler(logits), _has_nan(logits)
-    mx.async_eval(token, broken)
+    seen = watch(logits, token) if watch else {}
+    mx.async_eval(token, broken, seen)
     for n in range(1, budget + 1):
         is_last = n == budget
         if not is_last:
             with all_or_nothing(cache, 1):
                 next_logits = model(token[:, None], cache)[:, -1]
                 next_token, next_broken = sampler(next_logits), _has_nan(next_logits)
-            mx.async_eval(next_token, next_broken)
+            next_seen = watch(next_logits, next_token) if watch else {}
+            mx.async_eval(next_token, next_broken, next_seen)
         # Waits for the pass before, while the one just submitted runs.
         if broken.item():
             raise _nan_error(n)
         drawn: Any = token.tolist()
-        yield drawn, logits, is_last
+        yield drawn, logits, is_last, seen
         if not is_last:
-            token, logits, broken = next_token, next_logits, next_broken
+            token, logits, broken, seen = next_token, next_logits, next_broken, next_seen
         if n % CLEAR_EVERY == 0:
             mx.clear_cache()
 

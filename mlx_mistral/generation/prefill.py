@@ -12,6 +12,8 @@ from mlx_mistral.model import Model
 
 Progress = Callable[[int, int], None]
 """Called with the prompt tokens read so far and their total."""
+Interrupt = Callable[[], None]
+"""Called often while a prompt is read; it raises to end that."""
 
 
 def prefill(
@@ -21,17 +23,21 @@ def prefill(
     *,
     step_size: int,
     progress: Progress | None = None,
+    interrupt: Interrupt | None = None,
 ) -> mx.array:
     """Feeds a prompt to the caches; returns the logits of its last token alone.
 
+    interrupt: called after each layer of each chunk. Where it raises, the caches hold the
+        chunks before. Waiting for every layer costs little beside a chunk's products.
     Shapes: (B, T) ints -> (B, vocab).
     """
     total = tokens.shape[1]
+    after_layer = None if interrupt is None else _computed_then(interrupt)
     if progress:
         progress(0, total)
     for start in range(0, total - step_size, step_size):
         with all_or_nothing(cache, step_size):
-            model.model(tokens[:, start : start + step_size], cache)
+            model.model(tokens[:, start : start + step_size], cache, after_layer)
             # Only the caches are needed: no head, and the graph ends here.
             mx.eval([one.state for one in cache])
         mx.clear_cache()
@@ -39,11 +45,19 @@ def prefill(
             progress(start + step_size, total)
     rest = tokens[:, (total - 1) // step_size * step_size :]
     with all_or_nothing(cache, rest.shape[1]):
-        logits = model.head(model.model(rest, cache)[:, -1:])[:, 0]
+        logits = model.head(model.model(rest, cache, after_layer)[:, -1:])[:, 0]
         mx.eval(logits, [one.state for one in cache])
     if progress:
         progress(total, total)
     return logits
+
+
+def _computed_then(interrupt: Interrupt) -> Callable[[mx.array], None]:
+    def after_layer(x: mx.array) -> None:
+        mx.eval(x)
+        interrupt()
+
+    return after_layer
 
 
 @contextmanager

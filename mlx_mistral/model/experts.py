@@ -7,6 +7,7 @@ Source: arXiv:2401.04088, section 2.1; mistral-inference, moe.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +24,9 @@ SORT_FROM = 4
 class SparseMoE(nn.Module):
     """Router and experts. Named as in Mixtral's checkpoints: `gate`, `switch_mlp`."""
 
+    on_route: Callable[[mx.array], None] | None = None
+    """Told the experts chosen in each pass, (B, T, k) ints that are not computed yet."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         assert config.moe is not None
@@ -33,6 +37,8 @@ class SparseMoE(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """(B, T, dim) -> (B, T, dim)."""
         chosen, weights = self.route(x)
+        if self.on_route is not None:
+            self.on_route(chosen)
         out = self.switch_mlp(x, chosen)
         return (out * weights[..., None]).sum(axis=-2).astype(x.dtype)
 

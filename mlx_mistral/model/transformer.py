@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -83,8 +83,16 @@ class Decoder(nn.Module):
         self.layers = [Block(config) for _ in range(config.n_layers)]
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
 
-    def __call__(self, tokens: mx.array, cache: Sequence[KVCache] | None = None) -> mx.array:
-        """Shapes: (B, T) ints -> (B, T, dim)."""
+    def __call__(
+        self,
+        tokens: mx.array,
+        cache: Sequence[KVCache] | None = None,
+        after_layer: Callable[[mx.array], None] | None = None,
+    ) -> mx.array:
+        """Shapes: (B, T) ints -> (B, T, dim).
+
+        after_layer: given each layer's output, which is not computed yet.
+        """
         n_new = tokens.shape[1]
         # All layers are at the same place; what depends on it alone is made once.
         position = cache[0].position if cache else mx.array(0)
@@ -95,6 +103,8 @@ class Decoder(nn.Module):
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
             x = layer(x, position, masks[window], one, scale)
+            if after_layer is not None:
+                after_layer(x)
         out: mx.array = self.norm(x)
         return out
 

@@ -1,0 +1,133 @@
+"""A model's caches with the token ids they hold: a text that begins alike is not read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .base import KVCache, Snapshot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Snapshots of all layers after the tokens of a text, and the bytes that they keep alive."""
+
+    ids: list[int]
+    snapshots: list[Snapshot]
+    nbytes: int
+
+
+class PrefixCache:
+    """Caches, the ids whose keys they hold, and places to go back to past a wrap.
+
+    Layers without a window go back to any token. A ring that has wrapped does not, so places
+    are kept on the way: a few that lie close behind the end, fewer far from it.
+
+    max_places: how many at most, and of as many bytes as `max_place_bytes` allows; two are
+        kept whatever they take. Each holds a full window of every windowed layer.
+    """
+
+    def __init__(
+        self, layers: list[KVCache], *, max_places: int = 2, max_place_bytes: int | None = None
+    ) -> None:
+        self.layers = layers
+        self.ids: list[int] = []
+        self._max_places = max_places
+        self._max_place_bytes = max_place_bytes
+        self._places: list[Place] = []
+        """In the order in which they were kept, those that were gone back to last."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the caches; places come on top."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def n_places(self) -> int:
+        return len(self._places)
+
+    def begin(self, ids: Sequence[int]) -> int:
+        """Makes the caches hold a beginning of a text, all but its last token at most.
+
+        Returns how many tokens that is; the caller feeds the rest.
+        """
+        reused = self._rewind_to_prefix_of(ids)
+        self.ids = list(ids)
+        return reused
+
+    def keep_place(self) -> None:
+        """Remembers this moment, if going back to it could need that."""
+        held = self.layers[0].offset
+        if not held or all(one.window is None for one in self.layers):
+            return
+        ids = self.ids[:held]
+        nbytes = sum(one.nbytes for one in self.layers if one.window is not None)
+        self._places = [
+            place for place in self._places if place.ids != ids and self._is_reachable(place)
+        ]
+        while self._places and self._is_full(nbytes):
+            self._places.remove(min(self._places, key=lambda place: self._worth(place, held)))
+        self._places.append(Place(ids, [one.snapshot() for one in self.layers], nbytes))
+
+    def settle(self) -> None:
+        """Drops the ids that were drawn but not yet fed."""
+        del self.ids[self.layers[0].offset :]
+
+    def _rewind_to_prefix_of(self, ids: Sequence[int]) -> int:
+        common = min(common_prefix(self.ids, ids), len(ids) - 1)
+        if self._trim_to(common):
+            return common
+        for place in sorted(self._places, key=lambda place: -len(place.ids)):
+            held = len(place.ids)
+            if place.ids == list(ids[:held]) and self._restore(place):
+                common = min(held, len(ids) - 1)
+                if self._trim_to(common):
+                    self._places.remove(place)
+                    self._places.append(place)
+                    return common
+        self._trim_to(0)
+        return 0
+
+    def _is_full(self, nbytes: int) -> bool:
+        """Whether one more place of so many bytes asks for another's room."""
+        n = len(self._places)
+        if n < 2 <= self._max_places:
+            return False
+        total = sum(place.nbytes for place in self._places) + nbytes
+        too_large = self._max_place_bytes is not None and total > self._max_place_bytes
+        return n >= self._max_places or too_large
+
+    def _worth(self, place: Place, end: int) -> float:
+        """Tokens between its neighbours, the more so the closer it lies to the end."""
+        lengths = [len(one.ids) for one in self._places]
+        here = len(place.ids)
+        before = max((n for n in lengths if n < here), default=0)
+        after = min((n for n in [*lengths, end] if n > here), default=here)
+        return (after - before) / (abs(end - here) + 1)
+
+    def _is_reachable(self, place: Place) -> bool:
+        return all(
+            one.can_restore(snapshot)
+            for one, snapshot in zip(self.layers, place.snapshots, strict=True)
+        )
+
+    def _trim_to(self, length: int) -> bool:
+        surplus = self.layers[0].offset - length
+        if not all(one.can_trim(surplus) for one in self.layers):
+            return False
+        for one in self.layers:
+            one.trim(surplus)
+        return True
+
+    def _restore(self, place: Place) -> bool:
+        if not self._is_reachable(place):
+            return False
+        for one, snapshot in zip(self.layers, place.snapshots, strict=True):
+            one.restore(snapshot)
+        return True
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two texts begin with alike."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((n for n, (x, y) in pairs if x != y), min(len(a), len(b)))
