@@ -1,0 +1,1 @@
+"""What is shown of the machine at work, and of the tokens of a reply."""
