@@ -1,1 +1,38 @@
-"""Conversations kept on disk: messages with their branches, settings, statistics; searchable."""
+"""Conversations kept on disk: messages with their branches, settings, statistics; searchable.
+
+`Conversation` is what a window reads and writes, in a `Store` that several windows share.
+"""
+
+from .conversation import Conversation
+from .draft import Draft
+from .export import export_json, export_markdown, import_file, import_json
+from .places import home
+from .plain_text import Snippet
+from .preferences import Preferences, default_path, load_preferences, save_preferences
+from .rows import Session
+from .search import Hit
+from .store import Store
+from .tree import Message, Statistics, Tree
+from .whole_file import write_whole
+
+__all__ = [
+    "Conversation",
+    "Draft",
+    "Hit",
+    "Message",
+    "Preferences",
+    "Session",
+    "Snippet",
+    "Statistics",
+    "Store",
+    "Tree",
+    "default_path",
+    "export_json",
+    "export_markdown",
+    "home",
+    "import_file",
+    "import_json",
+    "load_preferences",
+    "save_preferences",
+    "write_whole",
+]
