@@ -1,0 +1,149 @@
+"""The terminal chat."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.screen import Screen
+from textual.signal import Signal
+
+from mlx_mistral.live.commands import Load, Settings
+from mlx_mistral.live.protocol import Engine
+from mlx_mistral.sessions.preferences import Preferences
+from mlx_mistral.sessions.store import Store
+from mlx_mistral.sessions.tree import Tree
+
+from .bridge import Batch, Bridge
+from .chat.conversation import Conversation
+from .chat.keeper import Keeper, Kept, Unkept
+from .chat.screen import ChatScreen
+from .chat.settings import kept, preferred, to_keep
+
+DARK, LIGHT = "textual-dark", "textual-light"
+
+
+class EngineTold(Message):
+    """What an engine told within a frame."""
+
+    def __init__(self, events: Batch) -> None:
+        super().__init__()
+        self.events = events
+
+
+class ChatApp(App[None]):
+    """One window: an engine, a conversation, and the screens that show them.
+
+    `told` brings every event to whoever subscribes, a frame's worth at a time.
+    """
+
+    TITLE = "mlx-mistral"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1", "keys", "Keys"),
+        Binding("ctrl+q", "quit", "Quit"),
+        Binding("f2", "turn_theme", "Light/dark", show=False),
+    ]
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store | None = None,
+        preferences: Preferences | None = None,
+        model: str = "demo",
+        *,
+        session: int | None = None,
+        context: int | None = None,
+    ) -> None:
+        """A conversation goes on with `session` of the store, or is new.
+
+        Without a store nothing is saved. `context` is of the cache, in tokens. The engine is
+        started, and closed when the window is.
+        Raises: SessionError: the session is not there.
+        """
+        super().__init__()
+        preferences = preferences or Preferences()
+        self.engine = engine
+        self.store = store
+        self.theme = preferences.theme if preferences.theme in self.available_themes else DARK
+        self.told: Signal[Batch] = Signal(self, "told")
+        self._cache_tokens = context
+        self._model = model
+        self._bridge = Bridge(self._deliver)
+        self.chat = ChatScreen(
+            engine, self.conversation(session), self._settings(preferences, session), model
+        )
+
+    def conversation(self, session: int | None = None) -> Conversation:
+        """A session of the store, or a new one. Raises: SessionError: it is not there."""
+        keeper: Keeper
+        if self.store is None:
+            keeper, tree = Unkept(), Tree()
+        else:
+            keeper = Kept(self.store, session, self._described)
+            tree = Tree() if session is None else self.store.tree(session)
+        return Conversation(keeper, tree, failed=self._not_kept)
+
+    def on_mount(self) -> None:
+        self._bridge.open()
+        self.engine.start(self._bridge)
+        self.push_screen(self.chat)
+        self.call_later(self.load, self._model)
+
+    async def on_unmount(self) -> None:
+        self._bridge.close()
+        self.engine.stop()
+        self.chat.conversation.end(None, "stopped", "")
+        await asyncio.to_thread(self.engine.close)
+
+    def load(self, model: str) -> None:
+        """Loads a model in place of the one that is there."""
+        self.chat.load(Load(model=model, context=self._cache_tokens), model)
+
+    def action_turn_theme(self) -> None:
+        """From dark to light and back."""
+        self.theme = LIGHT if self.current_theme.dark else DARK
+
+    def action_keys(self) -> None:
+        """Shows or hides the keys of what has the focus."""
+        if self.screen.query("HelpPanel"):
+            self.action_hide_help_panel()
+        else:
+            self.action_show_help_panel()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield from super().get_system_commands(screen)
+        chat = self.chat
+        yield SystemCommand("Stop", "Stop the reply that is being made", chat.action_stop)
+        yield SystemCommand("Again", "Make the last reply anew", chat.action_again)
+        yield SystemCommand("Messages", "Choose, copy, edit messages", chat.action_messages)
+        yield SystemCommand("Newest", "Go to the end of the conversation", chat.action_newest)
+        yield SystemCommand("Unqueue", "Remove the last queued message", chat.action_unqueue)
+        yield SystemCommand("Light or dark", "Turn the theme", self.action_turn_theme)
+
+    async def on_engine_told(self, event: EngineTold) -> None:
+        await self.chat.hear(event.events)
+        self.told.publish(event.events)
+
+    def open_url(self, url: str, *, new_tab: bool = True) -> None:
+        """Nothing that a model wrote is opened."""
+
+    def _deliver(self, events: Batch) -> None:
+        self.post_message(EngineTold(events))
+
+    def _described(self) -> tuple[str, dict[str, str | int | float | bool | None]]:
+        return self.chat.model, to_keep(self.chat.settings)
+
+    def _settings(self, preferences: Preferences, session: int | None) -> Settings:
+        settings = preferred(preferences)
+        if self.store is None or session is None:
+            return settings
+        return kept(settings, self.store.session(session).settings)
+
+    def _not_kept(self, line: str) -> None:
+        with contextlib.suppress(RuntimeError):
+            self.call_later(self.chat.say, "error", line)

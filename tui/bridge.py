@@ -1,0 +1,70 @@
+"""From a model's thread to the screen's loop: many events, few deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from threading import Lock
+
+from mlx_mistral.live.events import Event
+
+FRAME_SECONDS = 1 / 30
+Batch = tuple[Event, ...]
+
+
+class Bridge:
+    """An engine's listener. Events are collected and handed over at most once a frame.
+
+    Neither side waits for the other: the model's thread appends to a list, the loop takes the
+    list as it is when a frame begins.
+    """
+
+    def __init__(self, deliver: Callable[[Batch], None], frame_seconds: float = FRAME_SECONDS):
+        self._deliver = deliver
+        self._frame_seconds = frame_seconds
+        self._pending: list[Event] = []
+        self._lock = Lock()
+        self._awake = False
+        self._last = float("-inf")
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self) -> None:
+        """Hands over on the loop that runs now. Comes before the first event."""
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Events that come from now on are dropped."""
+        with self._lock:
+            self._loop = None
+            self._pending.clear()
+
+    def __call__(self, event: Event) -> None:
+        """From any thread; returns at once and never raises."""
+        with self._lock:
+            loop = self._loop
+            if loop is None:
+                return
+            self._pending.append(event)
+            if self._awake:
+                return
+            self._awake = True
+            try:
+                loop.call_soon_threadsafe(self._wake)
+            except RuntimeError:  # the loop has ended: nobody looks any more
+                self._loop = None
+
+    def _wake(self) -> None:
+        loop = asyncio.get_running_loop()
+        wait = self._last + self._frame_seconds - loop.time()
+        if wait > 0:
+            loop.call_later(wait, self._hand_over)
+        else:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._last = asyncio.get_running_loop().time()
+        with self._lock:
+            batch, self._pending = tuple(self._pending), []
+            self._awake = False
+        if batch:
+            self._deliver(batch)

@@ -1,0 +1,1 @@
+"""The main screen: a transcript, a queue of messages, a composer."""

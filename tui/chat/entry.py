@@ -1,0 +1,64 @@
+"""What the transcript shows, one entry a message or notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_mistral.live.events import Progress
+from mlx_mistral.sessions.tree import Statistics
+
+NAMES = {
+    "user": "You",
+    "assistant": "Model",
+    "system": "System",
+    "notice": "Note",
+    "error": "Error",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A message as it stands in the transcript; `id` is None for what is not part of the tree."""
+
+    role: str
+    text: str
+    """As it was written: cleaned only where it is shown."""
+    id: int | None = None
+    version: tuple[int, int] = (1, 1)
+    """Which of how many."""
+    note: str = ""
+    """A line below the text."""
+    live: bool = False
+    """A reply that is being made."""
+
+    @property
+    def header(self) -> str:
+        name = NAMES.get(self.role, self.role)
+        place, versions = self.version
+        return f"{name} · {place} of {versions}" if versions > 1 else name
+
+
+def read_note(progress: Progress, reason: str) -> str:
+    """How much of the prompt was computed and how the reply went."""
+    new = progress.prompt_tokens - progress.reused_tokens
+    parts = [
+        f"read {new:,} new {_tokens(new)}, {progress.reused_tokens:,} reused",
+        f"wrote {progress.reply_tokens:,} at {progress.decode_tps:,.1f} tokens/s",
+    ]
+    return " · ".join([*parts, *_ending(reason)])
+
+
+def kept_note(statistics: Statistics | None) -> str:
+    """The same of a reply of an earlier day, as far as it was kept."""
+    if statistics is None:
+        return ""
+    made = f"wrote {statistics.tokens:,} {_tokens(statistics.tokens)} at {statistics.tps:,.1f}/s"
+    return " · ".join([made, *_ending(statistics.reason)])
+
+
+def _tokens(count: int) -> str:
+    return "token" if count == 1 else "tokens"
+
+
+def _ending(reason: str) -> list[str]:
+    return {"stop": [], "length": ["cut at the longest length"]}.get(reason, [reason])

@@ -1,0 +1,32 @@
+"""Settings of replies: from what a person prefers, then from what a session was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+
+from mlx_mistral.live.commands import Settings
+from mlx_mistral.sessions.codec import Setting
+from mlx_mistral.sessions.preferences import Preferences
+
+_NAMES = tuple(field.name for field in fields(Settings))
+
+
+def preferred(preferences: Preferences) -> Settings:
+    """The program's own settings but for what is preferred."""
+    return _changed(Settings(), {k: v for k, v in asdict(preferences).items() if v is not None})
+
+
+def kept(settings: Settings, session: Mapping[str, Setting]) -> Settings:
+    """`settings` but for what a session was kept with; what it does not know is left out."""
+    return _changed(settings, session)
+
+
+def to_keep(settings: Settings) -> dict[str, Setting]:
+    """What a session is kept with."""
+    return {name: getattr(settings, name) for name in _NAMES}
+
+
+def _changed(settings: Settings, values: Mapping[str, Setting]) -> Settings:
+    known = {name: values[name] for name in _NAMES if name in values}
+    return replace(settings, **known)  # type: ignore[arg-type]
