@@ -18,7 +18,7 @@ from mlx_mistral.tui.panels.token_view import TokenView, alternative_line, token
 from mlx_mistral.tui.visible import clipped, one_line, visible
 
 HOSTILE = ["\x1b[2J", "[red]x[/]", "\x07", "界界", "e\u0301", "\u0301", "", "\u202eabc", "\ud800",
-           "\x1b]8;;http://x\x07", "a\nb", "\n", "\t", " word", "x" * 50, "界" * 30, "👩‍👩‍👧"]  # fmt: skip
+           "\x1b]8;;http://x\x07", "a\nb", "\n", "\t", " word", "x" * 50, "界" * 30]  # fmt: skip
 
 
 def test_what_would_act_is_spelled_out_and_the_rest_is_left_alone() -> None:
