@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from mlx_mistral import Chat, stream_generate
-from mlx_mistral.chat import _Memory
+from mlx_mistral.cache.prefix import PrefixCache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError
 from mlx_mistral.memory import MemoryPlan, cache_bytes, max_context, plan_memory, workspace_bytes
@@ -205,4 +205,5 @@ def test_a_context_that_the_model_does_not_have_is_refused(context: int) -> None
 def test_a_plan_reckons_with_what_generation_does() -> None:
     default = inspect.signature(stream_generate).parameters["prefill_step_size"].default
     assert default == PREFILL_TOKENS
-    assert _Memory.MAX_PLACES == CHAT_PLACES
+    kept = inspect.signature(PrefixCache).parameters["max_places"].default
+    assert kept == CHAT_PLACES
