@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ def generate_ids(
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
     watch: Watch | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
 
     When a token is yielded, the cache holds all tokens up to it, or up to the one before;

@@ -27,17 +27,17 @@ def prefill(
 ) -> mx.array:
     """Feeds a prompt to the caches; returns the logits of its last token alone.
 
-    interrupt: called after each layer of each chunk. Where it raises, the caches hold the
-        chunks before. Waiting for every layer costs little beside a chunk's products.
+    interrupt: called before each layer of each chunk, once what came before is computed.
+        Where it raises, the caches hold the chunks before.
     Shapes: (B, T) ints -> (B, vocab).
     """
     total = tokens.shape[1]
-    after_layer = None if interrupt is None else _computed_then(interrupt)
+    before_layer = None if interrupt is None else _computed_then(interrupt)
     if progress:
         progress(0, total)
     for start in range(0, total - step_size, step_size):
         with all_or_nothing(cache, step_size):
-            model.model(tokens[:, start : start + step_size], cache, after_layer)
+            model.model(tokens[:, start : start + step_size], cache, before_layer)
             # Only the caches are needed: no head, and the graph ends here.
             mx.eval([one.state for one in cache])
         mx.clear_cache()
@@ -45,7 +45,7 @@ def prefill(
             progress(start + step_size, total)
     rest = tokens[:, (total - 1) // step_size * step_size :]
     with all_or_nothing(cache, rest.shape[1]):
-        logits = model.head(model.model(rest, cache, after_layer)[:, -1:])[:, 0]
+        logits = model.head(model.model(rest, cache, before_layer)[:, -1:])[:, 0]
         mx.eval(logits, [one.state for one in cache])
     if progress:
         progress(total, total)
@@ -53,11 +53,11 @@ def prefill(
 
 
 def _computed_then(interrupt: Interrupt) -> Callable[[mx.array], None]:
-    def after_layer(x: mx.array) -> None:
+    def before_layer(x: mx.array) -> None:
         mx.eval(x)
         interrupt()
 
-    return after_layer
+    return before_layer
 
 
 @contextmanager

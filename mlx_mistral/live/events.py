@@ -82,10 +82,11 @@ class Piece:
     token: int
     text: str
     probability: float | None = None
-    """Of this token; None unless watched, as are the alternatives, the likeliest first."""
+    """Of this token, before temperature and top-p; None unless watched, as are the alternatives."""
     alternatives: tuple[Alternative, ...] = ()
+    """The likeliest tokens, the likeliest first; this one is among them if it is one of them."""
     experts: tuple[tuple[int, ...], ...] = ()
-    """For each layer the experts that worked on this token; empty unless watched."""
+    """For each layer the experts of the pass that this token comes from; empty unless watched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ class Progress:
 
     id: int
     prompt_tokens: int
-    """Of the whole prompt, `reused_tokens` included."""
+    """Of the whole prompt, `reused_tokens` and what the reply begins with included."""
     reused_tokens: int
     reply_tokens: int
     prefill_tps: float

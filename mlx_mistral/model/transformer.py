@@ -87,11 +87,11 @@ class Decoder(nn.Module):
         self,
         tokens: mx.array,
         cache: Sequence[KVCache] | None = None,
-        after_layer: Callable[[mx.array], None] | None = None,
+        before_layer: Callable[[mx.array], None] | None = None,
     ) -> mx.array:
         """Shapes: (B, T) ints -> (B, T, dim).
 
-        after_layer: given each layer's output, which is not computed yet.
+        before_layer: given each layer's input, which is not computed yet.
         """
         n_new = tokens.shape[1]
         # All layers are at the same place; what depends on it alone is made once.
@@ -102,9 +102,9 @@ class Decoder(nn.Module):
         x = self.embed(tokens)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
+            if before_layer is not None:
+                before_layer(x)
             x = layer(x, position, masks[window], one, scale)
-            if after_layer is not None:
-                after_layer(x)
         out: mx.array = self.norm(x)
         return out
 

@@ -1,0 +1,179 @@
+"""A model at work on one thread: it alone loads, computes and frees."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from mlx_mistral.errors import MlxMistralError
+
+from .commands import Command, Count, Load, Reply, Watch
+from .events import Counted, Event, Failed, Finished, Loaded, LoadFailed
+from .figures import Figures
+from .inbox import Inbox
+from .model import LiveModel, load_live
+from .protocol import Listener
+from .reply import ReplyMaker, Stopped
+from .watcher import Watcher
+
+CLOSING = "the program is closing; start it again"
+NO_MODEL = "no model is loaded; load one first"
+
+
+class LiveEngine:
+    """Fulfils `protocol.Engine` with a real model.
+
+    MLX binds what is not computed yet to its thread, so all of MLX stays on the one that
+    `start` makes. Whatever goes wrong there becomes an event; the thread goes on.
+
+    now: seconds from any start; for tests.
+    """
+
+    def __init__(self, *, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._inbox = Inbox()
+        self._watch = Watch()
+        self._thread: threading.Thread | None = None
+        self._listener: Listener = lambda event: None
+        self._live: LiveModel | None = None
+        self._watcher: Watcher | None = None
+
+    def start(self, listener: Listener) -> None:
+        self._listener = listener
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
+        self._thread.start()
+
+    def submit(self, command: Command) -> None:
+        """A Watch holds at once, also for the reply at work. After `close` nothing is taken."""
+        if isinstance(command, Watch):
+            self._watch = command
+            if self._watcher is not None:
+                self._watcher.wanted = command
+            return
+        self._inbox.put(command)
+
+    def stop(self, id: int | None = None) -> None:
+        self._inbox.stop(id)
+
+    def close(self) -> None:
+        self._inbox.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while (command := self._inbox.take()) is not None:
+            self._do(command)
+        self._free()
+        # What MLX keeps for a thread may not outlive the interpreter, or the process aborts.
+        mx.clear_streams()
+
+    def _do(self, command: Command) -> None:
+        """Rust libraries panic outside Exception; no thread above could catch it."""
+        try:
+            if isinstance(command, Load):
+                self._load(command)
+            elif isinstance(command, Reply):
+                self._reply(command)
+            elif isinstance(command, Count):
+                self._count(command)
+            return
+        except BaseException as error:
+            line = CLOSING if isinstance(error, Stopped) else in_one_line(error)
+        # By now the error is gone, and with it what its traceback kept alive.
+        self._fail(command, line)
+
+    def _fail(self, command: Command, line: str) -> None:
+        if isinstance(command, Load):
+            self._free()
+            self._tell(LoadFailed(model=command.model, error=line))
+        elif isinstance(command, Reply | Count):
+            self._tell(Failed(id=command.id, error=line))
+
+    def _load(self, command: Load) -> None:
+        start = self._now()
+        self._free()
+        live = load_live(command, self._tell, self._check_loading)
+        self._live = live
+        self._watcher = Watcher(live.model, live.tokenizer)
+        self._watcher.wanted = self._watch
+        self._tell(Loaded(facts=live.facts, seconds=self._now() - start))
+
+    def _free(self) -> None:
+        self._live = self._watcher = None
+        gc.collect()
+        mx.clear_cache()
+
+    def _reply(self, command: Reply) -> None:
+        if self._inbox.is_stopped:
+            self._tell_stopped(command)
+            return
+        if self._live is None or self._watcher is None:
+            raise MlxMistralError(NO_MODEL)
+        maker = ReplyMaker(
+            self._live,
+            self._watcher,
+            command,
+            tell=self._tell,
+            check=self._check_reply,
+            now=self._now,
+        )
+        try:
+            maker.run()
+        except MlxMistralError:
+            raise
+        except BaseException:
+            # Nobody knows what an unforeseen error left in the cache.
+            self._live.forget()
+            raise
+
+    def _count(self, command: Count) -> None:
+        if self._live is None:
+            raise MlxMistralError(NO_MODEL)
+        tokens = len(self._live.tokenizer.encode(command.text))
+        self._tell(Counted(id=command.id, tokens=tokens))
+
+    def _check_loading(self) -> None:
+        self._do_pressing()
+        if self._inbox.closed:
+            raise Stopped
+
+    def _check_reply(self) -> None:
+        self._do_pressing()
+        if self._inbox.is_stopped:
+            raise Stopped
+
+    def _do_pressing(self) -> None:
+        """What need not wait for the command at work."""
+        if not self._inbox.pressing:
+            return
+        for command in self._inbox.take_pressing():
+            if isinstance(command, Reply):
+                self._tell_stopped(command)
+            else:
+                self._do(command)
+
+    def _tell_stopped(self, command: Reply) -> None:
+        limit = self._live.memory_limit_bytes if self._live else 0
+        progress = Figures(command.id, limit, self._now).progress()
+        self._tell(Finished(id=command.id, reason="stopped", progress=progress))
+
+    def _tell(self, event: Event) -> None:
+        # A screen that is gone must not take the thread with it.
+        with contextlib.suppress(Exception):
+            self._listener(event)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, printable and without line breaks; an unforeseen one by its kind."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    text = " ".join(text.split())
+    if isinstance(error, MlxMistralError):
+        return text
+    if isinstance(error, OSError):
+        return f"{text}; check the file and the disk"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

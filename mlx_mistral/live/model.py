@@ -1,0 +1,150 @@
+"""A model on its thread: loaded with news of how far, described in figures, with its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_mistral.cache import PrefixCache
+from mlx_mistral.checkpoint import resolve
+from mlx_mistral.checkpoint.dtype import resolve_dtype
+from mlx_mistral.checkpoint.load import fill, hollow_model
+from mlx_mistral.checkpoint.reader import Checkpoint
+from mlx_mistral.errors import MemoryBudgetError, TokenizerError
+from mlx_mistral.memory.machine import this_machine
+from mlx_mistral.memory.weights import weights_in_memory
+from mlx_mistral.model import Model
+from mlx_mistral.text import load_tokenizer
+
+from .commands import Load
+from .events import Loading, ModelFacts
+
+if TYPE_CHECKING:
+    from mlx_mistral.text import Tokenizer
+
+MAX_PLACES = 16
+"""Moments of a conversation to go back to past a wrap."""
+PLACES_SHARE = 32
+"""One part in so many of the machine's memory may go to them."""
+
+
+class LiveModel:
+    """A loaded model and what it has read."""
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, facts: ModelFacts, context: int | None
+    ) -> None:
+        """Raises: CacheError: there is no cache of such a context."""
+        self.model, self.tokenizer, self.facts = model, tokenizer, facts
+        self.memory_limit_bytes = _memory_limit()
+        self._context = context
+        self._cache_bits: int | None = None
+        self._prefix = self._new_cache()
+
+    def cache(self, bits: int | None) -> PrefixCache:
+        """The cache of the conversation; a new one where keys shall have other bits.
+
+        Raises: CacheError: there is none of so many bits.
+        """
+        if bits != self._cache_bits:
+            before, self._cache_bits = self._cache_bits, bits
+            try:
+                self._prefix = self._new_cache()
+            except BaseException:
+                self._cache_bits = before
+                raise
+        return self._prefix
+
+    def forget(self) -> None:
+        """Frees what was read; the next prompt is read from its start."""
+        self._prefix = self._new_cache()
+
+    def _new_cache(self) -> PrefixCache:
+        layers = self.model.make_cache(context=self._context, kv_bits=self._cache_bits)
+        return PrefixCache(
+            layers,
+            max_places=MAX_PLACES,
+            max_place_bytes=self.memory_limit_bytes // PLACES_SHARE,
+        )
+
+
+def load_live(
+    command: Load, tell: Callable[[Loading], None], check: Callable[[], None]
+) -> LiveModel:
+    """Loads what a command names, layer by layer.
+
+    check: called before each step; it raises to end the loading.
+    Raises: as `mlx_mistral.loading.load`, and CacheError.
+    """
+
+    def stage(name: str, done: int = 0, total: int = 0) -> None:
+        check()
+        tell(Loading(model=command.model, stage=name, done=done, total=total))
+
+    stage("finding")
+    folder = resolve(command.model, progress=False)
+    stage("tokenizer")
+    tokenizer = load_tokenizer(folder)
+    stage("headers")
+    checkpoint = Checkpoint(folder)
+    model = hollow_model(checkpoint, str(folder))
+    dtype = resolve_dtype(None)
+    facts = _facts(command, checkpoint, tokenizer, dtype)
+    sizes = {name: parameter.nbytes for name, parameter in checkpoint.parameters.items()}
+    done, total = 0, sum(sizes.values())
+    for path, module in _parts(model):
+        stage("weights", done, total)
+        fill(module, checkpoint, path, dtype)
+        done += sum(size for name, size in sizes.items() if name.startswith(f"{path}."))
+    stage("weights", total, total)
+    return LiveModel(model, tokenizer, facts, command.context)
+
+
+def _parts(model: Model) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that hold a model's parameters, each with its path."""
+    yield "model.embed_tokens", model.model.embed_tokens
+    for i, layer in enumerate(model.layers):
+        yield f"model.layers.{i}", layer
+    yield "model.norm", model.model.norm
+    if not model.config.tied_embeddings:
+        yield "lm_head", model.lm_head
+
+
+def _facts(
+    command: Load, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: mx.Dtype
+) -> ModelFacts:
+    headers, config = checkpoint.headers, checkpoint.config
+    contexts = [n for n in (command.context, config.max_context) if n is not None]
+    return ModelFacts(
+        name=command.model,
+        family=config.family,
+        parameters=headers.parameter_count,
+        active_parameters=headers.active_parameter_count,
+        weight_bytes=weights_in_memory(checkpoint.parameters, dtype.size),
+        bits_per_weight=8 * headers.weight_bytes / max(headers.parameter_count, 1),
+        n_layers=config.n_layers,
+        windows=config.windows,
+        n_experts=config.moe.num_experts if config.moe else 0,
+        experts_per_token=config.moe.num_experts_per_tok if config.moe else 0,
+        context=min(contexts, default=None),
+        has_chat_format=_has_chat_format(tokenizer),
+    )
+
+
+def _has_chat_format(tokenizer: Tokenizer) -> bool:
+    try:
+        tokenizer.encode_chat([{"role": "user", "content": "?"}])
+    except TokenizerError:
+        return False
+    return True
+
+
+def _memory_limit() -> int:
+    """0 where the system does not tell."""
+    try:
+        return this_machine().budget_bytes
+    except MemoryBudgetError:
+        return 0

@@ -1,0 +1,128 @@
+"""One reply: what it costs to read, its tokens as they come, and why it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mlx_mistral.errors import MlxMistralError
+from mlx_mistral.generation import Sampling, generate_ids
+
+from .commands import Message, Reply
+from .events import Event, Finished, Piece, Reading
+from .figures import Figures
+from .model import LiveModel
+from .thinking import ReplyStream, to_chat
+from .watcher import Watcher
+
+PREFILL_STEP = 512
+
+
+class Stopped(Exception):
+    """Someone asked for the end of what is going on."""
+
+
+class ReplyMaker:
+    """Makes one reply.
+
+    check: called within every layer of the prompt's chunks and after every token; raises
+        Stopped to end the reply, which is then over without an error.
+    """
+
+    def __init__(
+        self,
+        live: LiveModel,
+        watcher: Watcher,
+        command: Reply,
+        *,
+        tell: Callable[[Event], None],
+        check: Callable[[], None],
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._live, self._watcher, self._command = live, watcher, command
+        self._tell, self._check = tell, check
+        self._figures = Figures(command.id, live.memory_limit_bytes, now)
+        self._text = ReplyStream(live.tokenizer)
+
+    def run(self) -> None:
+        """Ends with Finished. Raises: MlxMistralError: the reply cannot be made, or goes wrong."""
+        try:
+            reason = self._begun() or self._generate()
+        except Stopped:
+            reason = "stopped"
+        self._tell(Finished(id=self._command.id, reason=reason, progress=self._figures.progress()))
+
+    def _begun(self) -> str | None:
+        """Tells what the reply begins with; the reason if that is already all of it."""
+        for token in self._command.begun:
+            text, is_over = self._text.add(token)
+            self._figures.reply_tokens += 1
+            self._tell(Piece(id=self._command.id, token=token, text=text))
+            if is_over:
+                return "stop"
+        return None
+
+    def _generate(self) -> str:
+        """Returns why the reply is over. Raises: Stopped, MlxMistralError."""
+        command, live = self._command, self._live
+        ids = [*live.tokenizer.encode_chat(self._messages()), *command.begun]
+        cache = live.cache(command.settings.cache_bits)
+        sampling = Sampling(
+            temp=command.settings.temperature,
+            top_p=command.settings.top_p,
+            seed=command.settings.seed,
+        )
+        self._check()
+        if not ids:
+            raise MlxMistralError("the chat format makes no tokens of these messages; see its file")
+        reused = cache.begin(ids)
+        total = len(ids) - reused
+        self._figures.begin(cache, len(ids), reused)
+
+        def read(done: int, _: int) -> None:
+            cache.keep_place()
+            self._figures.read(done)
+            self._tell(Reading(id=command.id, done=done, total=total, reused=reused))
+            self._pause()
+
+        steps = generate_ids(
+            live.model,
+            ids[reused:],
+            cache=cache.layers,
+            sampling=sampling,
+            max_tokens=command.settings.max_tokens - len(command.begun),
+            prefill_step_size=PREFILL_STEP,
+            progress=read,
+            interrupt=self._check,
+            watch=self._watcher,
+        )
+        self._watcher.listen(self._watcher.wanted.experts)
+        try:
+            for step in steps:
+                cache.ids.append(step.token)
+                text, is_over = self._text.add(step.token)
+                if step.is_last and not is_over:
+                    text += self._text.finish()
+                self._figures.decoded()
+                seen = self._watcher.read(step.seen) if step.seen else {}
+                self._tell(Piece(id=command.id, token=step.token, text=text, **seen))
+                if is_over:
+                    return "stop"
+                self._pause()
+            return "length"
+        finally:
+            steps.close()
+            self._watcher.listen(False)
+            cache.settle()
+            cache.keep_place()
+
+    def _messages(self) -> list[dict[str, object]]:
+        system = self._command.settings.system
+        first = (Message(role="system", content=system),) if system else ()
+        return to_chat([*first, *self._command.messages], self._live.tokenizer)
+
+    def _pause(self) -> None:
+        """Between two passes. Raises: Stopped."""
+        if self._figures.is_due():
+            self._tell(self._figures.progress())
+        self._check()
