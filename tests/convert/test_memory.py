@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_mistral.checkpoint.slabs import Slab, slabs_of
 from mlx_mistral.convert import convert_checkpoint, pipeline, shard_file, writing
 from mlx_mistral.files import untrusted
 from tests.checkpoint.models import HF_CONFIG, HF_MOE
@@ -71,10 +69,7 @@ def test_memory_is_a_few_slabs_and_no_layer(
 ) -> None:
     """A slab is held in two forms at a time: read and decoded, decoded and packed."""
 
-    def small(*both: Any, **_: Any) -> Iterator[Slab]:
-        return slabs_of(*both, slab_bytes=SLAB_BYTES)
-
-    monkeypatch.setattr(writing, "slabs_of", small)
+    monkeypatch.setattr(writing, "SLAB_BYTES", SLAB_BYTES)
     # What is read of JSON and for checking is as little here as slabs are.
     monkeypatch.setattr(shard_file, "_READ_BYTES", SLAB_BYTES)
     monkeypatch.setattr(untrusted, "MAX_JSON_BYTES", 4 * SLAB_BYTES)

@@ -158,8 +158,7 @@ def test_slabs_side_by_side_are_the_whole_matrix_quantized_at_once(
 ) -> None:
     from mlx_mistral.convert import writing
 
-    slabs_of = writing.slabs_of
-    monkeypatch.setattr(writing, "slabs_of", lambda *both: slabs_of(*both, slab_bytes=3000))
+    monkeypatch.setattr(writing, "SLAB_BYTES", 3000)
     made = Checkpoint(convert_checkpoint(source, tmp_path / "out", **params).dest)
     for name, parameter in (given := Checkpoint(source)).parameters.items():
         whole = given.read(name, mx.bfloat16)
