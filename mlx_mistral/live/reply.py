@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mlx_mistral.errors import MlxMistralError
-from mlx_mistral.generation import Sampling, generate_ids
+from mlx_mistral.cache import PrefixCache
+from mlx_mistral.errors import ContextError, MlxMistralError
+from mlx_mistral.generation import Sampling, generate_ids, room_in
 
 from .commands import Message, Reply
 from .events import Event, Finished, Piece, Reading
@@ -73,8 +74,7 @@ class ReplyMaker:
             seed=command.settings.seed,
         )
         self._check()
-        if not ids:
-            raise MlxMistralError("the chat format makes no tokens of these messages; see its file")
+        self._check_length(len(ids), cache)
         reused = cache.begin(ids)
         total = len(ids) - reused
         self._figures.begin(cache, len(ids), reused)
@@ -115,6 +115,20 @@ class ReplyMaker:
             self._watcher.listen(False)
             cache.settle()
             cache.keep_place()
+
+    def _check_length(self, n_tokens: int, cache: PrefixCache) -> None:
+        """Before the cache forgets anything. Raises: MlxMistralError, ContextError."""
+        if not n_tokens:
+            raise MlxMistralError(
+                "the chat format makes no tokens of these messages; choose another model"
+            )
+        room = room_in(cache.layers, self._live.model.config)
+        context = None if room is None else room + cache.layers[0].offset
+        if context is not None and n_tokens >= context:
+            raise ContextError(
+                f"the conversation has {n_tokens} tokens, the context holds {context} and must "
+                "leave room for an answer; shorten it or load the model with a larger context"
+            )
 
     def _messages(self) -> list[dict[str, object]]:
         system = self._command.settings.system
