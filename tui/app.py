@@ -66,6 +66,7 @@ class ChatApp(App[None]):
         Raises: SessionError: the session is not there.
         """
         super().__init__()
+        self.animation_level = "none"  # each frame of an animation is sent over ssh
         preferences = preferences or Preferences()
         self.engine = engine
         self.store = store

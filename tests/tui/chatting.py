@@ -33,7 +33,7 @@ class Window:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Lets the window work until a condition holds."""
-        for _ in range(2000):
+        for _ in range(100):
             await self.pilot.pause()
             if condition():
                 await self.pilot.pause()

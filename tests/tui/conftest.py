@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import textual._wait
 
 # Not as `tui.scripted`: that name is the folder of the screens themselves.
 sys.path.append(str(Path(__file__).parent))
+
+# The pilot looks whether the program is idle in steps of 20 ms, twice a key; these are shorter.
+textual._wait.SLEEP_GRANULARITY = 1 / 250
+textual._wait.SLEEP_IDLE = 1 / 2500
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -29,6 +29,8 @@ class Composer(TextArea):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send"),
         Binding("shift+enter,ctrl+j", "newline", "New line", key_display="^j"),
+        Binding("pageup", "screen.page(-1)", "Page up", show=False),
+        Binding("pagedown", "screen.page(1)", "Page down", show=False),
     ]
 
     class Sent(Message):

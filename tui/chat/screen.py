@@ -26,6 +26,8 @@ from mlx_mistral.live.events import (
     Reading,
 )
 from mlx_mistral.live.protocol import Engine
+from mlx_mistral.tui.commands.parse import Command as SlashCommand
+from mlx_mistral.tui.commands.parse import Refused, is_command, message_of, parse
 
 from .composer import Composer
 from .conversation import SAVE_SECONDS, Conversation
@@ -54,12 +56,12 @@ class ChatScreen(Screen[None]):
         Binding("pagedown", "page(1)", "Page down", show=False),
     ]
 
-    class Typed(Message):
-        """A line that begins with a slash; whoever stops this message has taken it."""
+    class Asked(Message):
+        """A slash command was written."""
 
-        def __init__(self, text: str) -> None:
+        def __init__(self, command: SlashCommand) -> None:
             super().__init__()
-            self.text = text
+            self.command = command
 
     def __init__(
         self, engine: Engine, conversation: Conversation, settings: Settings, model: str
@@ -131,10 +133,15 @@ class ChatScreen(Screen[None]):
 
     @on(Composer.Sent)
     async def _sent(self, event: Composer.Sent) -> None:
-        if event.text.startswith("/") and event.edits is None:
-            self.post_message(self.Typed(event.text))
+        if event.edits is not None or "\n" in event.text or not is_command(event.text):
+            await self.send(message_of(event.text), event.edits)
             return
-        await self.send(event.text, event.edits)
+        asked = parse(event.text)
+        if isinstance(asked, Refused):
+            await self.say("error", asked.error)
+            self.composer.write(event.text)
+        else:
+            self.post_message(self.Asked(asked))
 
     async def send(self, text: str, edits: int | None = None) -> None:
         """Sends a message now, or when its turn comes. An empty one lets the queue go on."""

@@ -93,6 +93,8 @@ class Transcript(VerticalScroll):
         self._from = 0
         self._written: list[str] = []
         self._block = -1
+        self._settling = False
+        """The position is about to be corrected: it tells nothing now."""
         self._lock = asyncio.Lock()
 
     def on_mount(self) -> None:
@@ -136,6 +138,8 @@ class Transcript(VerticalScroll):
                 )
             await self._trim(at_end=False)
         self.follow()
+        if self.has_focus and entries:
+            self.selected = len(entries) - 1
 
     async def add(self, entry: Entry) -> None:
         """Adds an entry at the end."""
@@ -327,7 +331,7 @@ class Transcript(VerticalScroll):
 
     async def _look_around(self) -> None:
         """Mounts more where an end of what is mounted comes near."""
-        if self._lock.locked():
+        if self._settling or self._lock.locked():
             return
         async with self._lock:
             near = self.size.height
@@ -372,7 +376,9 @@ class Transcript(VerticalScroll):
         view, offset = keep
 
         def back() -> None:
+            self._settling = False
             if view.is_mounted and not self.following:
                 self.scroll_to(y=view.virtual_region.y - offset, animate=False, force=True)
 
+        self._settling = True
         self.call_after_refresh(back)
