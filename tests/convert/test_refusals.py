@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections import namedtuple
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlx_mistral.convert import Progress, convert_checkpoint
+from mlx_mistral.convert import Progress, conversion, convert_checkpoint
 from mlx_mistral.errors import ConfigError, ConversionError, MlxMistralError
 from tests.checkpoint.models import HF_CONFIG, hf_weights, write_hf
 from tests.checkpoint.writers import bfloat16_bits, write_json, write_safetensors
@@ -285,14 +284,19 @@ def test_a_source_that_changes_while_it_is_read_makes_no_model(
 
 
 def test_two_conversions_to_one_place_do_not_meet(source: Path, tmp_path: Path) -> None:
-    folder = tmp_path / ".out.converting"
-    folder.mkdir()
-    held = os.open(folder, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    assert "another process is converting to" in refusal(source, tmp_path / "out")
-    os.close(held)
-    convert_checkpoint(source, tmp_path / "out", **CHOICES)
-    assert left_behind(tmp_path / "out") == []
+    told = []
+
+    def progress(_: Progress) -> None:
+        if not told:
+            with pytest.raises(ConversionError) as caught:
+                convert_checkpoint(source, tmp_path / "out", **CHOICES)
+            told.append(str(caught.value))
+
+    done = convert_checkpoint(source, tmp_path / "out", **CHOICES, progress=progress)
+    assert "another process is converting to" in told[0]
+    fresh = convert_checkpoint(source, tmp_path / "fresh", **CHOICES)
+    assert contents(done.dest) == contents(fresh.dest)
+    assert left_behind(done.dest) == []
 
 
 def test_a_workspace_that_is_a_link_is_not_followed(source: Path, tmp_path: Path) -> None:
@@ -317,10 +321,15 @@ def test_a_workspace_that_holds_or_is_something_else_is_left_alone(
         assert "was not made by one; remove it" in refusal(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize("from_the_end", [False, True])
 def test_bytes_that_the_disk_does_not_keep_are_noticed(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    from_the_end: bool, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = os.pwrite, iter(range(7))
+    """In the first file, and in the last, which no other one follows."""
+    real, made = os.pwrite, []
+    monkeypatch.setattr(os, "pwrite", lambda *args: made.append(args) or real(*args))
+    convert_checkpoint(source, tmp_path / "whole", **CHOICES)
+    calls = iter(range(len(made) - 1 if from_the_end else 7))
 
     def careless(descriptor: int, data: memoryview, position: int) -> int:
         if next(calls, None) is None:
@@ -329,6 +338,28 @@ def test_bytes_that_the_disk_does_not_keep_are_noticed(
 
     monkeypatch.setattr(os, "pwrite", careless)
     with pytest.raises(ConversionError, match="gives back other bytes than were written"):
+        convert_checkpoint(source, tmp_path / "out", **CHOICES)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other tensors"])
+def test_a_result_that_was_damaged_before_it_is_published_is_not_published(
+    damage: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = conversion.write_shards
+
+    def careless(*args: Any) -> None:
+        write(*args)
+        first, second, *_ = sorted((tmp_path / ".out.converting").glob("*.safetensors"))
+        if damage == "cut":
+            first.write_bytes(first.read_bytes()[:-1])
+        elif damage == "gone":
+            first.unlink()
+        else:
+            first.write_bytes(second.read_bytes())
+
+    monkeypatch.setattr(conversion, "write_shards", careless)
+    with pytest.raises(MlxMistralError):
         convert_checkpoint(source, tmp_path / "out", **CHOICES)
     assert not (tmp_path / "out").exists()
 

@@ -166,10 +166,25 @@ def test_shards_hold_whole_parameters_and_the_index_names_each_tensor_once(tmp_p
     assert index["metadata"]["total_size"] == sum(one.nbytes for one in found.values())
     assert done.weight_bytes == index["metadata"]["total_size"]
     assert done.tensors == len(found)
-    for shard in shards:
-        names = [name for name, file in index["weight_map"].items() if file == shard]
-        inside = {name.rpartition(".")[0] for name in names}
-        assert len(files[shard]) <= 9_000 + 4_000 or len(inside) == 1
+    table = {name: one.nbytes for name, one in found.items()}
+    filled = [
+        sum(table[name] for name, file in index["weight_map"].items() if file == shard)
+        for shard in shards
+    ]
+    begun = [
+        sum(size for name, size in table.items() if name.startswith(f"{first}."))
+        for first in (_first_module(files[shard]) for shard in shards)
+    ]
+    for size, own in zip(filled, begun, strict=True):
+        assert size <= 9_000 or size == own
+    for size, following in zip(filled, begun[1:], strict=False):
+        assert size + following > 9_000, "it would have fitted"
+
+
+def _first_module(shard: bytes) -> str:
+    """Of the parameter that a file begins with."""
+    header = json.loads(shard[8 : 8 + int.from_bytes(shard[:8], "little")])
+    return next(name for name in header if name != "__metadata__").rpartition(".")[0]
 
 
 def test_tensors_begin_where_their_numbers_may_be_mapped(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 
 from mlx_mistral.convert import Conversion, Progress, convert_checkpoint
+from mlx_mistral.convert.shard_file import ShardFile
 from mlx_mistral.errors import ConversionError
 from tests.checkpoint.models import hf_weights, write_hf
 from tests.convert.folders import contents, left_behind
@@ -284,6 +286,8 @@ def test_an_interrupt_keeps_every_shard_that_was_whole_by_then_and_no_half_one(
     assert not dest.exists()
     kept = finished_shards(dest)
     assert (kept is None) == (left_behind(dest) == [])
+    assert (kept or 0) == len(list(tmp_path.glob(".out.converting/*.safetensors")))
+    assert bool(kept) == (n > 0)
     assert not list(tmp_path.glob("**/*.part"))
     done = convert_checkpoint(source, dest, **CHOICES, progress=seen.append)
     assert contents(dest) == whole
@@ -291,6 +295,29 @@ def test_an_interrupt_keeps_every_shard_that_was_whole_by_then_and_no_half_one(
         assert done.note == f"an earlier run was stopped; {kept} files of it are kept"
     assert seen[-1].done_bytes == seen[-1].total_bytes == done.source_bytes
     assert all(a.done_bytes <= b.done_bytes for a, b in itertools.pairwise(seen))
+
+
+def test_files_are_closed_when_nothing_is_on_its_way_to_them(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A late write would go to whatever file has the number by then."""
+    closed, was_open = threading.Event(), []
+    close, write = ShardFile.close, ShardFile.write
+
+    def closing(file: ShardFile) -> None:
+        closed.set()
+        close(file)
+
+    def writing(file: ShardFile, *args: Any) -> None:
+        was_open.append(not closed.wait(0.1))
+        write(file, *args)
+
+    monkeypatch.setattr(ShardFile, "close", closing)
+    monkeypatch.setattr(ShardFile, "write", writing)
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(source, tmp_path / "out", group_size=32, progress=interrupted_at(0))
+    assert was_open
+    assert all(was_open)
 
 
 def test_shards_of_another_job_are_not_taken_over(
