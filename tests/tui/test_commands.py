@@ -213,9 +213,9 @@ def test_what_cannot_go_along_is_refused_in_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, reason in [
         ("folder", "a folder"), ("nul", "binary"), ("latin", "no UTF-8"), ("utf16", "no UTF-8"),
-        ("loop", ""), ("broken", "no such file"), ("pipe", "no regular file"),
+        ("loop", "@loop: "), ("broken", "no such file"), ("pipe", "no regular file"),
         ("missing", "no such file"), ("nul/x", "no such file"), ("/dev/zero", "no regular file"),
-        ("a\0b", "no path"), ("x" * 5000, ""), ("\x1b[2J\n", "no such file"),
+        ("a\0b", "no path"), ("x" * 5000, "@xxx"), ("\x1b[2J\n", "no such file"),
     ]:  # fmt: skip
         with pytest.raises(AttachmentError, match=reason) as error:
             read(path, tmp_path)

@@ -248,7 +248,7 @@ async def test_counts_begin_anew_with_a_reply_and_a_dense_model_has_no_map() -> 
         panel.show(piece(1, "x", experts=CHOSEN, id=2))
         panel.show(progress(id=2))
         await pilot.pause()
-        assert "1 tokens" in text_of(app, ExpertMap)
+        assert "layers →, 1 token\n" in text_of(app, ExpertMap)
         panel.show(Loaded(facts=facts(), seconds=1.0))
         await pilot.pause()
         assert not app.query_one(ExpertMap).display

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from panel_facts import facts, progress
+from panel_waiting import until
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
@@ -105,5 +106,4 @@ async def test_the_line_follows_events_and_the_width(size: tuple[int, int]) -> N
         await pilot.pause()
         assert shown(app) == text(progress(), facts(), size[0])
         await pilot.resize_terminal(40, 24)
-        await pilot.pause()
-        assert shown(app) == text(progress(), facts(), 40)
+        await until(pilot, lambda: shown(app) == text(progress(), facts(), 40))

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from panel_facts import piece
+from panel_waiting import until
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.strip import Strip
@@ -243,5 +244,25 @@ async def test_an_empty_reply_takes_keys_and_then_its_first_token() -> None:
         await pilot.pause()
         assert app.asked == [(1, (5,))]
         await pilot.resize_terminal(20, 10)
-        await pilot.pause()
+        await until(pilot, lambda: app.query_one(TokenText).size.width == 20)
         assert "first" in app.shown()
+
+
+async def test_a_token_that_comes_within_a_line_is_drawn_at_once() -> None:
+    app = Screen([piece(1, "one", 0.5)])
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        app.query_one(TokenView).add(piece(2, " two", 0.5))
+        await pilot.pause()
+        assert "one two" in app.shown()
+
+
+async def test_any_tokens_survive_a_storm_of_sizes() -> None:
+    random.seed(3)
+    app = Screen([piece(n, random.choice(HOSTILE), random.random()) for n in range(300)])
+    async with app.run_test(size=(80, 24)) as pilot:
+        for width, height in [(1, 1), (140, 45), (3, 30), (20, 2), (80, 24)]:
+            await pilot.resize_terminal(width, height)
+            await pilot.press(random.choice(["down", "end", "pageup", "right"]))
+        assert all(line.isprintable() for line in app.shown().split("\n"))
+        assert not {"\x1b", "\x07", "\u202e"} & set(app.shown())

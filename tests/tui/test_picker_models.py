@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from panel_waiting import until
 from rich.cells import cell_len
 from textual.app import App
 from textual.pilot import Pilot
@@ -66,16 +67,6 @@ class Screen(App[None]):
 
     def shown(self) -> str:
         return "\n".join(strip.text for strip in self.screen._compositor.render_strips())
-
-
-async def until(pilot: Pilot[None], condition: object) -> None:
-    """Waits for a thread's message to be handled."""
-    assert callable(condition)
-    for _ in range(500):
-        if condition():
-            return
-        await pilot.pause(0.005)
-    raise AssertionError("this never came to be")
 
 
 async def listed(app: Screen, pilot: Pilot[None], n: int = len(ROWS)) -> None:

@@ -112,7 +112,8 @@ class ExpertMap(Widget, can_focus=True):
             return Content("experts: no token yet")
         counts, (width, height) = self.counts, self.content_size
         lines = heat_map(counts.rows(), width, max(height - 2, 1))
-        title = Content(f"experts ↓ layers →, {counts.tokens:,} tokens"[:width])
+        n_tokens = "1 token" if counts.tokens == 1 else f"{counts.tokens:,} tokens"
+        title = Content(f"experts ↓ layers →, {n_tokens}"[:width])
         if not self.has_focus:
             legend = f"seldom {SHADES[1:]} often; focus for counts"
             return Content("\n").join([title, *map(Content, lines), Content(legend[:width])])
