@@ -1,4 +1,4 @@
-"""`chat`: one message a line in, streamed replies out."""
+"""`chat`: a window at a terminal; elsewhere one message a line in, streamed replies out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mlx_mistral import __version__
 from mlx_mistral.errors import MlxMistralError
 
-from . import options
+from . import options, window
 from .generate import load_model_and_tokenizer, write_reply
 from .prompt import decode
 from .terminal import Progress, note
@@ -20,6 +20,7 @@ from .terminal import Progress, note
 if TYPE_CHECKING:
     from mlx_mistral.chat import Chat
 
+MAX_TOKENS = 1024
 PROMPT = "> "
 HELP = "/clear forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops a reply"
 MAX_LINE_BYTES = 16 << 20
@@ -29,19 +30,29 @@ def add_to(commands: options.Commands) -> None:
     parser = options.new_command(commands, "chat", does="talk with a model", run=run)
     options.add_model(parser)
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
-    options.add_sampling(parser, max_tokens=1024)
+    options.add_sampling(parser, max_tokens=MAX_TOKENS)
+    # What is not given is taken from what a person has set in the window.
+    parser.set_defaults(model=None, max_tokens=None)
     parser.add_argument(
         "--plain", action="store_true",
         help="one message a line, whatever stdin and stdout are",
     )  # fmt: skip
-    parser.add_argument("--continue", action="store_true", help="not available in this version")
+    parser.add_argument(
+        "--continue", action="store_true", help="open the last conversation, in the window"
+    )
     options.add_cache(parser)
     options.add_loading(parser)
     options.add_output(parser, json=False)
 
 
 def run(args: argparse.Namespace) -> None:
-    options.refuse_unavailable(args, "--kv-bits", "--memory", "--continue")
+    options.refuse_unavailable(args, "--kv-bits", "--memory")
+    if window.is_possible() and not args.plain:
+        window.open_window(args)
+        return
+    if getattr(args, "continue"):
+        raise MlxMistralError("--continue opens a window; run it at a terminal, without --plain")
+    args.model = args.model or options.DEFAULT_MODEL
     chat = _open_chat(args)
     is_person = sys.stdin is not None and sys.stdin.isatty()
     if is_person and not args.plain:
@@ -63,7 +74,7 @@ def _open_chat(args: argparse.Namespace) -> Chat:
         model,
         tokenizer,
         system=args.system,
-        max_tokens=args.max_tokens,
+        max_tokens=args.max_tokens or MAX_TOKENS,
         temp=args.temp or 0.0,
         top_p=args.top_p,
         seed=args.seed,

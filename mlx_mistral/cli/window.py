@@ -1,0 +1,57 @@
+"""The full-screen chat: what the command line says becomes a window."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+from mlx_mistral.errors import MlxMistralError
+
+from . import options
+
+
+def is_possible() -> bool:
+    """Whether both ends are a terminal that a window can be drawn on."""
+    streams = (sys.stdin, sys.stdout)
+    at_a_terminal = all(stream is not None and stream.isatty() for stream in streams)
+    return at_a_terminal and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def open_window(args: argparse.Namespace) -> None:
+    """Runs until the window is closed. Raises: SessionError: what is kept cannot be read."""
+    from mlx_mistral.live.engine import LiveEngine
+    from mlx_mistral.sessions.preferences import default_path, load_preferences
+    from mlx_mistral.sessions.store import Store
+    from mlx_mistral.tui.app import ChatApp
+
+    kept = load_preferences(default_path())
+    preferences = replace(kept, **_given(args))
+    with Store() as store:
+        last = store.last() if getattr(args, "continue") else None
+        if last is None and getattr(args, "continue"):
+            raise MlxMistralError("there is no conversation to continue; leave --continue out")
+        model = args.model or (last.model if last else None) or preferences.model
+        app = ChatApp(
+            LiveEngine(),
+            store,
+            preferences,
+            model or options.DEFAULT_MODEL,
+            session=last.id if last else None,
+            context=args.context,
+        )
+        app.run()
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line states, which win over those that are kept."""
+    stated = {
+        "temperature": args.temp,
+        "top_p": args.top_p if args.top_p != 1.0 else None,
+        "max_tokens": args.max_tokens,
+        "seed": args.seed,
+        "system": args.system,
+    }
+    return {name: value for name, value in stated.items() if value is not None}
