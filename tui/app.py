@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.signal import Signal
 
+from mlx_mistral.errors import SessionError
 from mlx_mistral.live.commands import Load, Settings
 from mlx_mistral.live.protocol import Engine
 from mlx_mistral.sessions.preferences import Preferences
@@ -23,7 +24,9 @@ from .bridge import Batch, Bridge
 from .chat.conversation import Conversation
 from .chat.keeper import Keeper, Kept, Unkept
 from .chat.screen import ChatScreen
-from .chat.settings import kept, preferred, to_keep
+from .chat.settings import after, changed_line, kept, preferred, to_keep
+from .commands.parse import Command
+from .commands.table import help_lines
 
 DARK, LIGHT = "textual-dark", "textual-light"
 
@@ -130,6 +133,39 @@ class ChatApp(App[None]):
         await self.chat.hear(event.events)
         self.told.publish(event.events)
 
+    async def on_chat_screen_asked(self, event: ChatScreen.Asked) -> None:
+        """The commands that need no other screen."""
+        command, chat = event.command, self.chat
+        if (changed := after(chat.settings, command)) is not None:
+            chat.settings = changed
+            self._keep_settings()
+            await chat.say("notice", changed_line(command))
+            return
+        match command.name:
+            case "retry":
+                await chat.action_again()
+            case "branch":
+                await chat.go_to_branch(command.value)
+            case "edit":
+                chat.edit_message(command.value)
+            case "clear":
+                await chat.show_conversation(self.conversation())
+            case "save":
+                await self._save(str(command.value or ""))
+            case "help":
+                name = str(command.value or "")
+                await chat.say("notice", "\n".join(help_lines(name)))
+            case "model" if command.value is not None:
+                self.load(str(command.value))
+            case "quit":
+                self.exit()
+            case _:
+                await self.carry_out(command)
+
+    async def carry_out(self, command: Command) -> None:
+        """A command that opens another screen."""
+        await self.chat.say("error", f"/{command.name} cannot be used here yet; try the palette")
+
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
         """Nothing that a model wrote is opened."""
 
@@ -138,6 +174,27 @@ class ChatApp(App[None]):
 
     def _described(self) -> tuple[str, dict[str, str | int | float | bool | None]]:
         return self.chat.model, to_keep(self.chat.settings)
+
+    async def _save(self, title: str) -> None:
+        session = self.chat.conversation.keeper.session
+        if self.store is None or session is None:
+            await self.chat.say("error", "there is nothing to save yet; write a message first")
+            return
+        try:
+            line = f"saved as {self.store.rename(session, title).title}" if title else "saved"
+        except SessionError as error:
+            await self.chat.say("error", str(error))
+        else:
+            await self.chat.say("notice", line)
+
+    def _keep_settings(self) -> None:
+        session = self.chat.conversation.keeper.session
+        if self.store is not None and session is not None:
+            model, settings = self._described()
+            try:
+                self.store.configure(session, model=model, settings=settings)
+            except SessionError as error:
+                self._not_kept(f"{error} The change is not saved.")
 
     def _settings(self, preferences: Preferences, session: int | None) -> Settings:
         settings = preferred(preferences)

@@ -141,3 +141,37 @@ sys.exit(", ".join(name for name in heavy if name in sys.modules) or 0)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+async def test_slash_commands_change_settings_branches_and_conversations(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    store = Store(tmp_path / "sessions.db")
+    async with window(engine, app=ChatApp(engine, store)) as w:
+        await w.send("/temp 0.7")
+        await w.until(lambda: "temperature: 0.7" in w.text)
+        await w.answer("one", "first")
+        assert engine.replies[0].settings.temperature == 0.7
+        await w.send("/retry")
+        await w.until(lambda: len(engine.replies) == 2)
+        engine.tell(*told(engine.replies[1].id, "second"))
+        await w.until(lambda: "Model · 2 of 2" in w.text)
+        await w.send("/branch")
+        await w.until(lambda: "Model · 1 of 2" in w.text)
+        await w.send("/edit")
+        await w.until(lambda: w.composer.text == "one")
+        await w.press("escape")
+        await w.send("/save The title")
+        await w.until(lambda: "saved as The title" in w.text)
+        await w.send("/clear")
+        await w.until(lambda: not w.said())
+        assert [session.title for session in store.sessions()] == ["The title"]
+
+
+async def test_a_command_that_is_none_stays_in_the_composer() -> None:
+    async with window() as w:
+        await w.send("/tmep 1")
+        await w.until(lambda: "there is no command /tmep" in w.text)
+        assert w.composer.text == "/tmep 1"
+        await w.send("//usr/bin")
+        await w.until(lambda: w.engine.replies)
+        assert w.engine.replies[0].messages[-1].content == "/usr/bin"

@@ -234,6 +234,28 @@ class ChatScreen(Screen[None]):
         if leaf is not None:
             await self.regenerate(leaf)
 
+    async def go_to_branch(self, number: str | int | float | None = None) -> None:
+        """To another version of the last message that has several; None: to the next, in turn."""
+        tree = self.conversation.tree
+        branching = [each.id for each in tree.path() if tree.position(each.id)[1] > 1]
+        if not branching:
+            await self.say("error", "there is one branch; /edit or /retry begins another")
+        elif self._may_change():
+            place, versions = tree.position(branching[-1])
+            wanted = place % versions + 1 if number is None else int(number)
+            self.conversation.switch(branching[-1], wanted - place)
+            await self.transcript.show(self.conversation.entries())
+
+    def edit_message(self, number: str | int | float | None = None) -> None:
+        """Opens the own message of a number, or the last, in the composer."""
+        own = [each for each in self.conversation.tree.path() if each.role == "user"]
+        place = len(own) if number is None else int(number)
+        if 0 < place <= len(own):
+            self.composer.begin_edit(own[place - 1].id, own[place - 1].content)
+            self.composer.focus()
+        else:
+            self.notify(f"There are {len(own)} messages of yours.", markup=False)
+
     def action_newest(self) -> None:
         self.run_worker(self.transcript.action_last(), exclusive=True, group="newest")
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields, replace
 from mlx_mistral.live.commands import Settings
 from mlx_mistral.sessions.codec import Setting
 from mlx_mistral.sessions.preferences import Preferences
+from mlx_mistral.tui.commands.parse import Command
 
 _NAMES = tuple(field.name for field in fields(Settings))
 
@@ -25,6 +26,30 @@ def kept(settings: Settings, session: Mapping[str, Setting]) -> Settings:
 def to_keep(settings: Settings) -> dict[str, Setting]:
     """What a session is kept with."""
     return {name: getattr(settings, name) for name in _NAMES}
+
+
+_COMMANDS = {
+    "system": "system",
+    "temp": "temperature",
+    "top-p": "top_p",
+    "max-tokens": "max_tokens",
+    "seed": "seed",
+}
+
+
+def after(settings: Settings, command: Command) -> Settings | None:
+    """What a slash command makes of the settings; None: it is about something else."""
+    name = _COMMANDS.get(command.name)
+    if name is None:
+        return None
+    value = "" if name == "system" and command.value is None else command.value
+    return _changed(settings, {name: value})
+
+
+def changed_line(command: Command) -> str:
+    """What has been changed, in words."""
+    name = _COMMANDS[command.name].replace("_", " ")
+    return f"{name}: {'none' if command.value is None else command.value}"
 
 
 def _changed(settings: Settings, values: Mapping[str, Setting]) -> Settings:

@@ -17,12 +17,10 @@ from .code_blocks import code_blocks
 from .entry import Entry
 from .message import MessageView
 
-WINDOW = 24
-"""Messages that are mounted when a conversation is opened."""
 STEP = 8
 """Messages that are mounted more when one end of them comes near."""
-MOST = 48
-"""Messages that are mounted at any time."""
+LEAST_LINES = 3
+"""Of a message: its header, its text, a blank line."""
 
 
 class Transcript(VerticalScroll):
@@ -101,6 +99,19 @@ class Transcript(VerticalScroll):
         self.anchor()
 
     @property
+    def window(self) -> int:
+        """Messages that are mounted when a conversation is opened: more than fit in."""
+        return self.app.size.height // LEAST_LINES + STEP
+
+    @property
+    def most(self) -> int:
+        """Messages that are mounted at any time."""
+        return 2 * self.window
+
+    def on_resize(self) -> None:
+        self.call_later(self._fill)
+
+    @property
     def views(self) -> list[MessageView]:
         """The messages that are mounted, which are neighbours."""
         return list(self.query_children(MessageView))
@@ -131,7 +142,7 @@ class Transcript(VerticalScroll):
                 self.entries = list(entries)
                 self._written = []
                 if same <= self._from:
-                    self._from = max(0, len(entries) - WINDOW)
+                    self._from = max(0, len(entries) - self.window)
                     same = self._from
                 await self.mount_all(
                     MessageView(entry) for entry in self._fresh(same, len(entries))
@@ -325,8 +336,8 @@ class Transcript(VerticalScroll):
         """Replaces what is mounted by another stretch of the list."""
         with self.app.batch_update():
             await self.remove_children(self.views)
-            self._from = max(0, min(index - WINDOW // 2, len(self.entries) - WINDOW))
-            entries = self._fresh(self._from, self._from + WINDOW)
+            self._from = max(0, min(index - self.window // 2, len(self.entries) - self.window))
+            entries = self._fresh(self._from, self._from + self.window)
             await self.mount_all(MessageView(entry) for entry in entries)
 
     async def _look_around(self) -> None:
@@ -342,8 +353,15 @@ class Transcript(VerticalScroll):
                 await self.mount_all(MessageView(entry) for entry in entries)
                 await self._trim(at_end=False)
 
-    async def _mount_before(self) -> None:
-        start = max(0, self._from - STEP)
+    async def _fill(self) -> None:
+        """Mounts as many as a larger terminal has room for."""
+        async with self._lock:
+            missing = self.window - len(self.views)
+            if missing > 0 and self._from > 0:
+                await self._mount_before(missing)
+
+    async def _mount_before(self, count: int = STEP) -> None:
+        start = max(0, self._from - count)
         entries = self._fresh(start, self._from)
         keep = self._seen()
         await self.mount_all((MessageView(entry) for entry in entries), before=0)
@@ -353,7 +371,7 @@ class Transcript(VerticalScroll):
 
     async def _trim(self, *, at_end: bool) -> None:
         views = self.views
-        surplus = len(views) - MOST
+        surplus = len(views) - self.most
         if surplus <= 0:
             return
         keep = self._seen()
