@@ -17,19 +17,32 @@ _ALSO = ("SYSTEM_PROMPT.txt", "NOTICE*")
 
 
 def companions(source: Path) -> list[Path]:
-    """The files to copy. Raises: ConversionError: one is too large to be what its name says."""
+    """The files to copy. Raises: ConversionError: one is too large to be what its name
+    says, or is a link to somewhere else."""
     found = [
         path
         for path in sorted(source.iterdir())
         if path.is_file() and any(fnmatch(path.name, one) for one in (*BESIDE_WEIGHTS, *_ALSO))
     ]
     for path in found:
+        if not _belongs(path, source):
+            raise ConversionError(
+                f"{path} links to a file outside of the model's folder, which is not copied; "
+                "put the file there or remove the link"
+            )
         if path.stat().st_size > LARGEST_BYTES:
             raise ConversionError(
                 f"{path} has {path.stat().st_size} bytes, too many for such a file; remove it or "
                 "download it again"
             )
     return found
+
+
+def _belongs(path: Path, source: Path) -> bool:
+    """Whether a file lies in the folder, or in the Hub's cache to which its snapshots link."""
+    target = path.resolve()
+    blobs = source.resolve().parent.parent / "blobs"
+    return target.is_relative_to(source.resolve()) or target.parent == blobs
 
 
 def copy(path: Path, folder: Path) -> str:

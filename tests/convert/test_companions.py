@@ -42,15 +42,24 @@ def test_what_text_needs_and_the_terms_travel_along_and_nothing_else(tmp_path: P
 
 def test_links_become_files(tmp_path: Path) -> None:
     """As in the cache of the Hub, where every file is one."""
-    blobs, source = tmp_path / "blobs", write_hf(tmp_path / "snapshots", hf_weights())
+    blobs, source = tmp_path / "blobs", write_hf(tmp_path / "snapshots" / "rev", hf_weights())
     blobs.mkdir()
     (source / "LICENSE").write_text("as you like")
     for path in list(source.iterdir()):
         path.rename(blobs / f"{path.name}-blob")
-        path.symlink_to(f"../blobs/{path.name}-blob")
+        path.symlink_to(f"../../blobs/{path.name}-blob")
     done = convert_checkpoint(source, tmp_path / "out", group_size=32)
     assert not any(path.is_symlink() for path in done.dest.iterdir())
     assert (done.dest / "LICENSE").read_text() == "as you like"
+
+
+def test_a_link_to_somewhere_else_is_not_followed(tmp_path: Path) -> None:
+    source = write_hf(tmp_path / "source", hf_weights())
+    (tmp_path / "private").write_text("a secret")
+    (source / "LICENSE").symlink_to(tmp_path / "private")
+    with pytest.raises(ConversionError, match="LICENSE links to a file outside"):
+        convert_checkpoint(source, tmp_path / "out", group_size=32)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_companion_that_is_far_too_large_is_refused(tmp_path: Path) -> None:
