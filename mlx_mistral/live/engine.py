@@ -22,6 +22,8 @@ from .reply import ReplyMaker, Stopped
 from .watcher import Watcher
 
 CLOSING = "the program is closing; start it again"
+CLOSE_SECONDS = 10.0
+"""Far more than a layer of a prompt or of a model's file takes."""
 NO_MODEL = "no model is loaded; load one first"
 
 
@@ -61,9 +63,10 @@ class LiveEngine:
         self._inbox.stop(id)
 
     def close(self) -> None:
+        """A download cannot be interrupted: it is left behind, and what it finished is kept."""
         self._inbox.close()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         while (command := self._inbox.take()) is not None:

@@ -58,7 +58,7 @@ class Watcher:
         fields: dict[str, Any] = {}
         if "experts" in seen:
             rows: Any = seen["experts"].tolist()
-            fields["experts"] = tuple(map(tuple, rows))
+            fields["experts"] = tuple(tuple(sorted(row)) for row in rows)
         if "ids" in seen:
             ids: Any = seen["ids"].tolist()
             probabilities: Any = seen["probabilities"].tolist()
@@ -87,7 +87,7 @@ def likeliest(logits: mx.array, token: mx.array) -> dict[str, mx.array]:
 def _last(chosen: deque[mx.array]) -> mx.array:
     """Each layer's choice for the last token of a pass. Shapes: L of (1, T, k) -> (L, k)."""
     rows = [one if one.shape[1] == 1 else one[:, -1:] for one in chosen]
-    return mx.sort(mx.concatenate(rows, axis=1)[0], axis=-1)
+    return mx.concatenate(rows, axis=1)[0]
 
 
 def _likeliest_first(pair: tuple[float, int]) -> tuple[float, int]:

@@ -319,6 +319,25 @@ def test_closing_while_a_model_is_loaded_does_not_wait_for_it() -> None:
     assert of(Loading, told)[-1].done < of(Loading, told)[-1].total
 
 
+def test_closing_does_not_wait_for_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for, goes_on = threading.Event(), threading.Event()
+
+    def download(model: str, *, progress: bool) -> Path:
+        asked_for.set()
+        goes_on.wait(60)
+        raise OSError("the connection is gone")
+
+    monkeypatch.setattr("mlx_mistral.live.model.resolve", download)
+    monkeypatch.setattr("mlx_mistral.live.engine.CLOSE_SECONDS", 0.01)
+    desk = Desk()
+    desk.engine.submit(Load(model="far/away"))
+    assert asked_for.wait(60)
+    desk.engine.close()
+    goes_on.set()
+    failed = desk.until(lambda event: isinstance(event, LoadFailed))[-1]
+    assert "the connection is gone" in failed.error  # type: ignore[union-attr]
+
+
 def test_closing_before_the_start_is_no_error() -> None:
     LiveEngine().close()
 
