@@ -53,7 +53,7 @@ def search(database: Database, query: str, limit: int, *, full_text: bool) -> li
     case and accents. Where there are none, or without full text, those that contain each part of
     the query between spaces, whatever the case of its ASCII letters.
     """
-    query = storable(query[:MAX_QUERY].replace("\0", " "))
+    query = storable(query[:MAX_QUERY])
     parts, words = query.split(), words_of(query)
     if full_text and words:
         found = f"messages.id IN (SELECT rowid FROM {INDEX_TABLE} WHERE {INDEX_TABLE} MATCH ?)"

@@ -65,6 +65,18 @@ def test_what_is_storable_is_utf_8(text: str) -> None:
     assert stored == text or any("\ud800" <= char <= "\udfff" for char in text)
 
 
+@pytest.mark.parametrize(
+    "turn", "\u061c\u200e\u200f\u202a\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029"
+)
+def test_what_turns_the_direction_or_ends_a_line_is_a_space(turn: str) -> None:
+    assert one_line(f"a{turn}b") == "a b"
+
+
+def test_a_hit_ends_where_its_snippet_ends() -> None:
+    found = snippet("x " + "a" * 300, ["a" * 200], at_word_begin=True)
+    assert found.hits == ((2, MAX_SNIPPET),)
+
+
 def test_an_emoji_of_several_characters_stays_whole() -> None:
     assert one_line("👩\u200d🚀") == "👩\u200d🚀"
 
@@ -108,6 +120,7 @@ def test_hits_are_the_needles_and_none_is_missing_from_the_snippet(
         ("[bold]x[/bold]", "bold", "bold"),
         ("xbold bold", "bo", "bo"),
         ("İstanbul", "istanbul", "İstanbul"),
+        ("un e\u0301te\u0301", "ete", "e\u0301te"),
     ],
 )
 def test_case_and_accents_do_not_matter(text: str, needle: str, hit: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mlx_mistral.errors import SessionError
@@ -37,6 +37,7 @@ def file(tmp_path: Path) -> Path:
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(PREFERENCES)
+@example(Preferences(system='a\\n"\\"\r\n\x7f\x85\u202e\U0001f680', theme="\\"))
 def test_what_is_saved_is_read_by_any_reader_of_toml(file: Path, preferences: Preferences) -> None:
     save_preferences(file, preferences)
     chosen = {key: value for key, value in asdict(preferences).items() if value is not None}

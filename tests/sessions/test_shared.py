@@ -36,6 +36,18 @@ def test_two_windows_see_what_the_other_writes(store: Store, other: Store) -> No
     assert mine.tree == Tree()
 
 
+def test_a_window_stays_where_it_reads(store: Store, other: Store) -> None:
+    mine = Conversation(store)
+    mine.say("one")
+    mine.say("two, here")
+    assert mine.session is not None
+    theirs = Conversation.open(other, mine.session.id)
+    theirs.edit(theirs.tree.leaf or 0, "two, there")
+    mine.reload()
+    assert [m.content for m in mine.tree.path()] == ["one", "two, here"]
+    assert len(mine.tree) == 3
+
+
 def test_a_reader_sees_all_of_a_change_or_nothing(store: Store, other: Store) -> None:
     session = store.create().id
 

@@ -7,12 +7,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sessions.clock import Clock
 
 from mlx_mistral.errors import SessionError
-from mlx_mistral.sessions import Statistics, Store, Tree
+from mlx_mistral.sessions import Message, Statistics, Store, Tree
 from mlx_mistral.sessions.store import KEPT_SECONDS
 
 STATISTICS = Statistics(
@@ -42,19 +42,23 @@ def test_what_was_said_is_there_after_reopening(path: Path) -> None:
         assert finished.statistics == STATISTICS
 
 
+def whole(text: str) -> str:
+    return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.text(st.characters(exclude_categories=()), max_size=60), st.text(max_size=20))
+@example("a", "\ud83d")
 def test_any_text_is_kept_as_it_is_but_for_halves_of_characters(
     store: Store, content: str, more: str
 ) -> None:
     session = store.create(title=content)
     message = store.add(session.id, None, "assistant", content)
     store.append(message.id, more)
-    halves = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in content)
-    assert store.message(message.id).content == halves + more
-    assert store.session(session.id).title == halves
+    assert store.message(message.id).content == whole(content) + whole(more)
+    assert store.session(session.id).title == whole(content)
 
 
 def test_sessions_are_listed_the_last_used_first(store: Store, clock: Clock) -> None:
@@ -204,6 +208,23 @@ def test_a_copy_has_new_ids_and_the_same_branches(store: Store, clock: Clock) ->
     assert reads_as(store, copy.id) == [("user", "x"), ("assistant", "a")]
     assert len(store.tree(copy.id)) == 3
     assert not store.tree(copy.id).messages.keys() & store.tree(session.id).messages.keys()
+
+
+def test_a_copy_may_come_in_any_order(store: Store, clock: Clock) -> None:
+    messages = [
+        Message(id=id, parent=id - 1 or None, role="user", content=str(id), created=0.0)
+        for id in (3, 1, 2)
+    ]
+    copy = store.insert(store.create(), Tree.of(messages))
+    assert reads_as(store, copy.id) == [("user", "1"), ("user", "2"), ("user", "3")]
+
+
+def test_the_file_itself_holds_no_cycle(store: Store) -> None:
+    message = store.add(store.create().id, None, "user", "x")
+    writer = sqlite3.connect(store.path)
+    with pytest.raises(sqlite3.IntegrityError):
+        writer.execute("UPDATE messages SET parent = id WHERE id = ?", (message.id,))
+    writer.close()
 
 
 def test_the_file_is_for_its_owner_alone(store: Store) -> None:

@@ -156,6 +156,19 @@ def test_a_tree_is_read_at_the_newest_leaf_below_a_hint(hint: int | None, leaf: 
     assert Tree.of(messages, hint).leaf == leaf
 
 
+def test_the_version_before_is_read_in_place_of_a_deleted_one() -> None:
+    tree = Tree.of([message(1), message(2), message(3)])
+    assert tree.switch(2).delete(2).leaf == 1
+    assert tree.switch(1).delete(1).leaf == 2
+    assert tree.switch(2).delete(3).leaf == 2
+
+
+def test_the_order_in_which_messages_are_given_does_not_matter() -> None:
+    messages = [message(1), message(2, 1), message(3, 1), message(4, 2)]
+    assert Tree.of(reversed(messages), 3) == Tree.of(messages, 3)
+    assert [m.id for m in Tree.of(reversed(messages)).siblings(3)] == [2, 3]
+
+
 def test_an_unknown_message_is_named(exchange: Tree) -> None:
     with pytest.raises(SessionError, match="no message 9"):
         exchange.switch(9)
