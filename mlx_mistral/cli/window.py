@@ -11,6 +11,7 @@ from typing import Any
 from mlx_mistral.errors import MlxMistralError
 
 from . import options
+from .known_models import KnownModels
 
 
 def is_possible() -> bool:
@@ -25,7 +26,7 @@ def open_window(args: argparse.Namespace) -> None:
     from mlx_mistral.live.engine import LiveEngine
     from mlx_mistral.sessions.preferences import default_path, load_preferences
     from mlx_mistral.sessions.store import Store
-    from mlx_mistral.tui.app import ChatApp
+    from mlx_mistral.tui.window import ChatWindow
 
     kept = load_preferences(default_path())
     preferences = replace(kept, **_given(args))
@@ -34,7 +35,7 @@ def open_window(args: argparse.Namespace) -> None:
         if last is None and getattr(args, "continue"):
             raise MlxMistralError("there is no conversation to continue; leave --continue out")
         model = args.model or (last.model if last else None) or preferences.model
-        app = ChatApp(
+        app = ChatWindow(
             LiveEngine(),
             store,
             preferences,
@@ -42,6 +43,7 @@ def open_window(args: argparse.Namespace) -> None:
             session=last.id if last else None,
             context=args.context,
         )
+        app.models = KnownModels(args.context)
         app.run()
 
 

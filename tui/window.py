@@ -1,0 +1,209 @@
+"""The whole window: the chat with the machine at work, and the screens that open over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Footer
+
+from mlx_mistral.errors import MlxMistralError
+from mlx_mistral.live.commands import Watch
+from mlx_mistral.live.events import Event, Piece
+from mlx_mistral.sessions.export import export_json, export_markdown
+from mlx_mistral.sessions.store import Store
+
+from .app import ChatApp
+from .bridge import Batch
+from .commands.parse import Command
+from .panels.machine import MachinePanel
+from .panels.status_line import StatusLine
+from .panels.token_view import TokenView
+from .pickers.model_rows import ModelProvider
+from .pickers.models import ModelPicker
+from .pickers.sessions import Opened, SessionPicker
+from .settings import SettingsForm
+from .settings_form import Chosen
+
+
+class TokenScreen(ModalScreen[tuple[int, ...] | None]):
+    """A reply token by token. Ends with the ids to go on from, or None."""
+
+    DEFAULT_CSS = "TokenScreen { background: $surface; }"
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    def compose(self) -> ComposeResult:
+        yield TokenView(self._pieces[0].id if self._pieces else 0, self._pieces)
+        yield Footer()
+
+    @on(TokenView.ContinueFrom)
+    def _go_on(self, event: TokenView.ContinueFrom) -> None:
+        self.dismiss(event.begun)
+
+    @on(TokenView.Closed)
+    def _close(self) -> None:
+        self.dismiss(None)
+
+
+class ChatWindow(ChatApp):
+    """The chat with its panels and lists. `models` knows what can be loaded."""
+
+    DEFAULT_CSS = "MachinePanel { dock: right; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f3", "machine", "Machine"),
+        Binding("f4", "settings", "Settings", show=False),
+        Binding("f5", "models", "Models", show=False),
+        Binding("f9", "tokens", "Tokens", show=False),
+        Binding("ctrl+o", "sessions", "Conversations", show=False),
+    ]
+    models: ModelProvider | None = None
+
+    def on_mount(self) -> None:
+        # Textual calls each class's own on_mount, this one first.
+        self._watch = Watch()
+        self._pieces: list[Piece] = []
+        """The tokens of the last reply, where probabilities were watched."""
+        self._status, self._machine = StatusLine(), MachinePanel()
+        self.call_later(self._furnish)
+
+    async def _furnish(self) -> None:
+        await self.chat.mount(self._status, before=self.chat.query_one(Footer))
+        await self.chat.mount(self._machine)
+        self.told.subscribe(self.chat, self._show)
+
+    def _show(self, events: Batch) -> None:
+        for event in events:
+            self._status.show(event)
+            self._machine.show(event)
+            self._remember(event)
+
+    def _remember(self, event: Event) -> None:
+        if not isinstance(event, Piece) or not self._watch.probabilities:
+            return
+        if self._pieces and self._pieces[0].id != event.id:
+            self._pieces.clear()
+        self._pieces.append(event)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        yield from super().get_system_commands(screen)
+        yield SystemCommand("Machine", "Show or hide the machine at work", self.action_machine)
+        yield SystemCommand("Settings", "How replies are made", self.action_settings)
+        yield SystemCommand("Models", "Load or pull a model", self.action_models)
+        yield SystemCommand("Tokens", "The last reply token by token", self.action_tokens)
+        yield SystemCommand("Conversations", "Open, search, rename", self.action_sessions)
+
+    async def carry_out(self, command: Command) -> None:
+        value = str(command.value or "")
+        match command.name:
+            case "model":
+                self.action_models()
+            case "stats":
+                self.action_machine()
+            case "tokens":
+                self.action_tokens()
+            case "search":
+                self.action_sessions(value)
+            case "export":
+                await self._report(lambda: self._export_this(value))
+            case _:
+                await super().carry_out(command)
+
+    def action_machine(self) -> None:
+        """Shows or hides the machine at work."""
+        self._machine.toggle()
+
+    @on(MachinePanel.Opened)
+    def _machine_opened(self, event: MachinePanel.Opened) -> None:
+        self._look(replace(self._watch, experts=event.experts))
+
+    def action_settings(self) -> None:
+        """Opens the form of settings."""
+        form = SettingsForm(
+            self.chat.settings, theme=self.theme, themes=sorted(self.available_themes)
+        )
+        self.push_screen(form, self._settings_chosen)
+
+    def _settings_chosen(self, chosen: Chosen | None) -> None:
+        if chosen is not None:
+            self.chat.settings, self.theme = chosen.settings, chosen.theme
+            self._keep_settings()
+
+    def action_models(self) -> None:
+        """Opens the list of models."""
+        if self.models is None:
+            self.notify("No list of models here; /model NAME loads one.", markup=False)
+            return
+        self.push_screen(ModelPicker(self.models), self._model_chosen)
+
+    def _model_chosen(self, name: str | None) -> None:
+        if name is not None:
+            self.load(name)
+
+    def action_sessions(self, query: str = "") -> None:
+        """Opens the list of conversations."""
+        if self.store is None:
+            self.notify("Nothing is kept in this window.", markup=False)
+            return
+        self.push_screen(SessionPicker(self.store, query=query), self._session_chosen)
+
+    async def _session_chosen(self, opened: Opened | None) -> None:
+        if opened is not None:
+            await self.chat.show_conversation(self.conversation(opened.session))
+
+    @on(SessionPicker.ExportAsked)
+    def _export_asked(self, event: SessionPicker.ExportAsked) -> None:
+        try:
+            event.picker.note(self._export(event.session, ""))
+        except (MlxMistralError, OSError) as error:
+            event.picker.note(str(error))
+
+    def action_tokens(self) -> None:
+        """Opens the last reply token by token; turns watching on where it was off."""
+        if self._pieces:
+            self.push_screen(TokenScreen(self._pieces), self._continue_from)
+            return
+        self._look(replace(self._watch, probabilities=True))
+        self.notify("Tokens are watched from the next reply on; F9 then shows them.", markup=False)
+
+    async def _continue_from(self, begun: tuple[int, ...] | None) -> None:
+        leaf = self.chat.conversation.tree.leaf
+        if begun and leaf is not None:
+            await self.chat.regenerate(leaf, begun)
+
+    def _look(self, watch: Watch) -> None:
+        self._watch = watch
+        self.engine.submit(watch)
+
+    async def _report(self, act: Callable[[], str | None]) -> None:
+        try:
+            line = act()
+        except (MlxMistralError, OSError) as error:
+            await self.chat.say("error", str(error))
+        else:
+            if line:
+                await self.chat.say("notice", line)
+
+    def _export_this(self, path: str) -> str:
+        session = self.chat.conversation.keeper.session
+        if session is None:
+            return "there is nothing to export yet; write a message first"
+        return self._export(session, path)
+
+    def _export(self, id: int, path: str) -> str:
+        """Writes a conversation to a file that is not there yet. Raises: SessionError, OSError."""
+        assert isinstance(self.store, Store)
+        session, tree = self.store.session(id), self.store.tree(id)
+        target = Path(path or f"conversation-{id}.md").expanduser()
+        as_json = target.suffix == ".json"
+        with target.open("x", encoding="utf-8") as file:
+            file.write((export_json if as_json else export_markdown)(session, tree))
+        return f"written to {target.absolute()}"
