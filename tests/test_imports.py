@@ -202,3 +202,8 @@ sys.exit(", ".join(sorted(loaded & {set(HEAVY)!r})) or 0)
 """
     done = subprocess.run([sys.executable, "-c", wrapped], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_window_loads_no_mlx() -> None:
+    statement = "import sys, mlx_mistral.tui.window; sys.exit('mlx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
