@@ -10,7 +10,7 @@ from types import TracebackType
 from mlx_mistral.errors import SessionError
 
 from . import rows
-from .codec import Setting, statistics_json, to_json
+from .codec import Setting, settings_of, statistics_json, to_json
 from .database import Database
 from .places import DATABASE, home
 from .plain_text import storable, title_of
@@ -73,7 +73,7 @@ class Store:
             id = connection.execute(
                 "INSERT INTO sessions (title, model, settings, created, updated) "
                 "VALUES (?, ?, ?, ?, ?)",
-                (storable(title), storable(model), to_json(settings or {}), now, now),
+                (storable(title), storable(model), _kept(settings or {}), now, now),
             ).lastrowid
         return self.session(id or 0)
 
@@ -105,7 +105,7 @@ class Store:
 
     def configure(self, id: int, *, model: str, settings: Mapping[str, Setting]) -> Session:
         """With another model or other settings."""
-        return self._change(id, "model = ?, settings = ?", storable(model), to_json(settings))
+        return self._change(id, "model = ?, settings = ?", storable(model), _kept(settings))
 
     def delete(self, id: int) -> Session:
         """Takes a session out of lists and searches; `restore` brings it back."""
@@ -225,7 +225,7 @@ class Store:
                 (
                     session.title,
                     session.model,
-                    to_json(session.settings),
+                    _kept(session.settings),
                     session.created,
                     session.updated,
                 ),
@@ -264,3 +264,12 @@ class Store:
         return SessionError(
             f"{self.path}: message {message} is no longer there; reopen the conversation"
         )
+
+
+def _kept(settings: Mapping[str, Setting]) -> str:
+    """What is written can be read again: one session that cannot would spoil the list of all."""
+    whole = {
+        storable(key): storable(value) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
+    return to_json(settings_of(whole, "settings"))

@@ -112,8 +112,15 @@ def test_model_and_settings_change_together(store: Store) -> None:
     session = store.create(model="a", settings={"seed": 1}).id
     changed = store.configure(session, model="b", settings={"system": "é\n"})
     assert (changed.model, changed.settings) == ("b", {"system": "é\n"})
-    with pytest.raises(SessionError, match="settings cannot be kept"):
-        store.configure(session, model="b", settings={"temperature": float("nan")})
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1 << 63, "x" * ((1 << 20) + 1), ["a"]])
+def test_settings_that_could_not_be_read_again_are_not_written(store: Store, value: object) -> None:
+    session = store.create(settings={"system": "a\ud800"})
+    with pytest.raises(SessionError, match="setting 'system'"):
+        store.configure(session.id, model="b", settings={"system": value})  # type: ignore[dict-item]
+    assert store.sessions() == [session]
+    assert session.settings == {"system": "a\ufffd"}
 
 
 def test_what_was_deleted_comes_back(store: Store) -> None:
