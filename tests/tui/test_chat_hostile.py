@@ -9,6 +9,8 @@ from chatting import window
 from scripted import pieces, told
 from textual.events import Paste
 
+from mlx_mistral.tui.chat.attached import escaped
+from mlx_mistral.tui.chat.clean import clean
 from mlx_mistral.tui.chat.thought import Thought
 
 MARKUP = "[bold red]no[/] [link=http://x.test]no[/link] [@click=app.quit]quit[/]"
@@ -69,7 +71,7 @@ async def test_any_text_in_any_size_breaks_nothing(seed: int) -> None:
         said: list[str] = []
         for turn in range(2):
             w.composer.write("")
-            w.composer.post_message(Paste("x" + noise(30)))
+            w.composer.post_message(Paste(escaped(clean("x" + noise(30)))))
             await w.press("enter")
             await w.until(lambda turn=turn: len(w.engine.replies) == turn + 1)
             id = w.engine.replies[-1].id

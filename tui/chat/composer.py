@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from textual import events
+from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from mlx_mistral.tui.commands.complete import Candidate
+
+from .attached import escaped
+from .candidates import Choice
 from .clean import clean
 from .history import History
 
@@ -44,11 +49,17 @@ class Composer(TextArea):
     class Reached(Message):
         """Up was pressed in an empty composer, above which messages may wait."""
 
+    class Offered(Message):
+        """Other candidates stand at the cursor, or another one is marked."""
+
     def __init__(self) -> None:
         super().__init__(placeholder="Write a message; Enter sends it", highlight_cursor_line=False)
         self.prompts = History()
         self.edits: int | None = None
         """The own message that is being written anew."""
+        self.candidates: Callable[[str, int], Sequence[Candidate]] = lambda text, cursor: ()
+        """Of a text and a place in it."""
+        self.choice = Choice()
         self._folded: dict[str, str] = {}
         self._draft: str | None = None
 
@@ -64,6 +75,7 @@ class Composer(TextArea):
         """Puts a text into the composer, folded where it is long; the cursor is at its end."""
         self._folded.clear()
         self.text = self._fold(text)
+        self.choice.quiet_at = self.text
         self.move_cursor(self.document.end)
 
     def begin_edit(self, id: int, text: str) -> None:
@@ -127,7 +139,51 @@ class Composer(TextArea):
                 return
         super().action_delete_left()
 
+    @on(TextArea.Changed)
+    @on(TextArea.SelectionChanged)
+    def offer(self) -> None:
+        """Looks for what could stand at the cursor."""
+        text = self.text
+        cursor = index_of(text, self.cursor_location)
+        found: Sequence[Candidate] = ()
+        if text != self.choice.quiet_at:
+            self.choice.quiet_at = None
+            if self.selection.is_empty:
+                found = self.candidates(text, cursor)
+        self.choice.offer([each for each in found if each.text != text[each.begin : each.end]])
+        self.post_message(self.Offered())
+
+    def take(self) -> None:
+        """Writes the marked candidate; what it may go on with is offered next."""
+        taken = self.choice.taken
+        begin, end = location_of(self.text, taken.begin), location_of(self.text, taken.end)
+        self.move_cursor(self.replace(taken.text, begin, end).end_location)
+        if not taken.text.endswith(("/", " ")):
+            self.choice.quiet_at = self.text
+        self.offer()
+
+    def _choose(self, key: str) -> bool:
+        """What a key does while candidates are shown; False: nothing of its own."""
+        if key not in ("tab", "up", "down", "escape"):
+            return False
+        self.offer()
+        if not self.choice:
+            return False
+        if key == "tab":
+            self.take()
+        elif key == "escape":
+            self.choice.quiet_at = self.text
+            self.offer()
+        else:
+            self.choice.move(-1 if key == "up" else 1)
+            self.post_message(self.Offered())
+        return True
+
     async def _on_key(self, event: events.Key) -> None:
+        if self._choose(event.key):
+            event.stop()
+            event.prevent_default()
+            return
         if event.key == "enter":
             event.stop()
             event.prevent_default()
@@ -146,18 +202,30 @@ class Composer(TextArea):
     def paste(self, text: str) -> None:
         """Adds a text of any length at the cursor."""
         start, end = self.selection
-        result = self.replace(self._fold(clean(text)), start, end)
+        result = self.replace(self._fold(clean(text), attaches=False), start, end)
         self.move_cursor(result.end_location)
         self.scroll_cursor_visible()
 
-    def _fold(self, text: str) -> str:
+    def _fold(self, text: str, *, attaches: bool = True) -> str:
         if len(text) <= FOLDED_LETTERS and text.count("\n") <= FOLDED_LINES:
             return text
         label, number = f"[pasted {len(text):,} characters]", 2
         while label in self._folded or label in self.text:
             label, number = f"[pasted {len(text):,} characters, {number}]", number + 1
-        self._folded[label] = text
+        self._folded[label] = text if attaches else escaped(text)
         return label
 
     def _row(self) -> int:
         return self.wrapped_document.location_to_offset(self.cursor_location).y
+
+
+def index_of(text: str, location: tuple[int, int]) -> int:
+    """How many letters stand before a row and column."""
+    row, column = location
+    return sum(len(line) + 1 for line in text.split("\n")[:row]) + column
+
+
+def location_of(text: str, index: int) -> tuple[int, int]:
+    """The row and column of a letter."""
+    before = text[:index]
+    return before.count("\n"), index - before.rfind("\n") - 1

@@ -12,6 +12,8 @@ class Pending:
 
     text: str
     edits: int | None = None
+    written: str = ""
+    """As it was written, before files were added; empty: as it is sent."""
 
 
 class Queue:

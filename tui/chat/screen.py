@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -11,10 +13,11 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Footer, Static, TextArea
 
 from mlx_mistral.live.commands import Command, Reply, Settings
 from mlx_mistral.live.events import (
+    Counted,
     Event,
     Failed,
     Finished,
@@ -26,9 +29,21 @@ from mlx_mistral.live.events import (
     Reading,
 )
 from mlx_mistral.live.protocol import Engine
+from mlx_mistral.tui.commands.attach import (
+    Attachment,
+    AttachmentError,
+    attached,
+    complete_path,
+    mentions,
+    read,
+)
+from mlx_mistral.tui.commands.complete import Candidate, complete
 from mlx_mistral.tui.commands.parse import Command as SlashCommand
 from mlx_mistral.tui.commands.parse import Refused, is_command, message_of, parse
+from mlx_mistral.tui.visible import visible
 
+from .attached import Attached, escaped
+from .candidates import Candidates
 from .composer import Composer
 from .conversation import SAVE_SECONDS, Conversation
 from .entry import Entry, read_note
@@ -75,7 +90,14 @@ class ChatScreen(Screen[None]):
         self.is_loaded = False
         self.transcript = Transcript()
         self.composer = Composer()
+        self.composer.candidates = self._candidates_at
+        self.model_names: Callable[[], Sequence[str]] = tuple
+        """Of models that /model may switch to."""
+        self.folder = Path.cwd()
+        """What an @path is relative to."""
         self._waiting = Waiting()
+        self._attached = Attached()
+        self._candidates = Candidates()
         self._state = Static(markup=False, classes="line", id="state")
 
     def compose(self) -> ComposeResult:
@@ -83,6 +105,8 @@ class ChatScreen(Screen[None]):
         yield Static(Content("↓ new text below (Ctrl+End)"), classes="line", id="below")
         yield self._waiting
         yield self._state
+        yield self._attached
+        yield self._candidates
         yield self.composer
         yield Footer(show_command_palette=True)
 
@@ -101,7 +125,7 @@ class ChatScreen(Screen[None]):
                 old.end(None, "stopped", "stopped")
             self.queue.clear()
         self.conversation = conversation
-        self.composer.prompts = History(conversation.prompts())
+        self.composer.prompts = History(map(escaped, conversation.prompts()))
         await self.transcript.show(conversation.entries())
         self._show_queue()
         self.refresh_bindings()
@@ -127,6 +151,7 @@ class ChatScreen(Screen[None]):
     def load(self, command: Command, model: str) -> None:
         """Has another model loaded; what is sent meanwhile waits."""
         self.is_loaded = False
+        self._attached.allow(False)
         self.model = model
         self.engine.submit(command)
         self._tell(f"loading {model}…")
@@ -134,20 +159,36 @@ class ChatScreen(Screen[None]):
     @on(Composer.Sent)
     async def _sent(self, event: Composer.Sent) -> None:
         if event.edits is not None or "\n" in event.text or not is_command(event.text):
-            await self.send(message_of(event.text), event.edits)
+            await self._send(event.text, event.edits)
             return
         asked = parse(event.text)
         if isinstance(asked, Refused):
             await self.say("error", asked.error)
-            self.composer.write(event.text)
+            self.composer.write(event.text + self.composer.whole_text)
         else:
             self.post_message(self.Asked(asked))
 
-    async def send(self, text: str, edits: int | None = None) -> None:
-        """Sends a message now, or when its turn comes. An empty one lets the queue go on."""
+    async def _send(self, written: str, edits: int | None) -> None:
+        """Sends a message with the files it names; one that names a wrong file is given back."""
+        try:
+            text = await self._with_files(message_of(written))
+        except AttachmentError as error:
+            await self.say("error", str(error))
+            if edits is not None:
+                self.composer.begin_edit(edits, written)
+            else:
+                self.composer.write(written + self.composer.whole_text)
+        else:
+            await self.send(text, edits, written)
+
+    async def send(self, text: str, edits: int | None = None, written: str = "") -> None:
+        """Sends a message now, or when its turn comes. An empty one lets the queue go on.
+
+        written: what the composer shows if the message is taken back.
+        """
         self.queue.held = False
         if text.strip():
-            self.queue.add(Pending(text=text, edits=edits))
+            self.queue.add(Pending(text=text, edits=edits, written=written or escaped(text)))
         await self._go_on()
 
     @on(Composer.Reached)
@@ -157,15 +198,27 @@ class ChatScreen(Screen[None]):
             self.composer.recall_earlier()
             return
         if message.edits is not None:
-            self.composer.begin_edit(message.edits, message.text)
+            self.composer.begin_edit(message.edits, message.written or escaped(message.text))
         else:
-            self.composer.write(message.text)
+            self.composer.write(message.written or escaped(message.text))
         self._show_queue()
+
+    @on(Composer.Offered)
+    def _offered(self) -> None:
+        self._candidates.show(self.composer.choice, max(20, self.size.width - 2))
+
+    @on(TextArea.Changed)
+    def _written(self) -> None:
+        self._attached.look(self.composer.text, self.folder)
+
+    @on(Attached.Asked)
+    def _ask(self, event: Attached.Asked) -> None:
+        self.engine.submit(event.count)
 
     @on(Transcript.Edit)
     def _edit(self, event: Transcript.Edit) -> None:
         if event.entry.id is not None:
-            self.composer.begin_edit(event.entry.id, event.entry.text)
+            self.composer.begin_edit(event.entry.id, escaped(event.entry.text))
             self.composer.focus()
 
     @on(Transcript.Regenerate)
@@ -251,7 +304,7 @@ class ChatScreen(Screen[None]):
         own = [each for each in self.conversation.tree.path() if each.role == "user"]
         place = len(own) if number is None else int(number)
         if 0 < place <= len(own):
-            self.composer.begin_edit(own[place - 1].id, own[place - 1].content)
+            self.composer.begin_edit(own[place - 1].id, escaped(own[place - 1].content))
             self.composer.focus()
         else:
             self.notify(f"There are {len(own)} messages of yours.", markup=False)
@@ -267,6 +320,31 @@ class ChatScreen(Screen[None]):
 
     def on_resize(self) -> None:
         self._show_queue()
+
+    async def _with_files(self, message: str) -> str:
+        def read_one(path: str) -> Attachment:
+            return read(path, self.folder)
+
+        text: str
+        if mentions(message):
+            text, _ = await asyncio.to_thread(attached, message, read_one)
+        else:
+            text, _ = attached(message, read_one)
+        return text
+
+    def _candidates_at(self, text: str, cursor: int) -> list[Candidate]:
+        if is_command(text) and (self.composer.edits is not None or "\n" in text):
+            return []
+        found: list[Candidate] = complete(text, cursor, models=self._models, paths=self._paths)
+        return found
+
+    def _models(self, begun: str) -> list[str]:
+        return [name for name in self.model_names() if begun.lower() in name.lower()]
+
+    def _paths(self, begun: str) -> list[str]:
+        """Without those that cannot be written in a line."""
+        found = complete_path(begun, self.folder)
+        return [path for path in found if visible(path) == path and '"' not in path]
 
     def _may_change(self) -> bool:
         if not self.is_loaded:
@@ -296,10 +374,12 @@ class ChatScreen(Screen[None]):
                 self._tell(_loading(event))
             case Loaded():
                 self.is_loaded = True
+                self._attached.allow(True)
                 self._tell("")
                 await self._go_on()
             case LoadFailed():
                 self.is_loaded = False
+                self._attached.allow(False)
                 self._tell("no model is loaded")
                 await self.say("error", event.error)
             case Reading() if self._is_ours(event.id):
@@ -314,6 +394,8 @@ class ChatScreen(Screen[None]):
                 await self.say("error", event.error)
                 self.queue.held = bool(self.queue)
                 self._show_queue()
+            case Counted() | Failed():
+                self._attached.hear(event)
             case _:
                 pass
 
