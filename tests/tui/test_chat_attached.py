@@ -22,12 +22,14 @@ async def test_a_file_is_counted_once_while_it_is_written_and_sent_between_fence
     tmp_path: Path,
 ) -> None:
     (tmp_path / "notes.txt").write_text("buy milk\n")
+    (tmp_path / "copy").write_text("buy milk\n")
     async with window() as w:
         w.chat.folder = tmp_path
         await w.press(*"@notes.txt")
         await w.until(lambda: w.engine.counts)
-        await w.press(*" what?")
-        await w.press("backspace")
+        await w.press(*" @copy")
+        await w.until(lambda: "copy: 9 bytes" in w.text)
+        await w.press(*["backspace"] * 5, *"what")
         assert [count.text for count in w.engine.counts] == ["buy milk\n"]
         assert w.engine.counts[0].id < 0
         w.engine.tell(Counted(id=w.engine.counts[0].id, tokens=1204))

@@ -69,9 +69,9 @@ async def test_escape_hides_the_list_and_only_then_stops() -> None:
 async def test_without_a_list_tab_and_arrows_mean_what_they_mean() -> None:
     async with window() as w:
         await w.answer("one", "1")
-        await w.send("/help model")
+        await w.send("/help mod")
         await w.press("up")
-        assert w.composer.text == "/help model"
+        assert w.composer.text == "/help mod"
         await w.press("up")
         assert w.composer.text == "one"
         await w.press("tab")
