@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +81,14 @@ class ChatWindow(ChatApp):
         await self.chat.mount(self._status, before=self.chat.query_one(Footer))
         await self.chat.mount(self._machine)
         self.told.subscribe(self.chat, self._show)
+        if self.models is not None:
+            self.run_worker(self._name_models(self.models))
+
+    async def _name_models(self, models: ModelProvider) -> None:
+        """What can be completed after /model; a cache that cannot be read offers nothing."""
+        with contextlib.suppress(MlxMistralError, OSError):
+            names = [row.name for row in await asyncio.to_thread(models.rows)]
+            self.chat.model_names = lambda: names
 
     def _show(self, events: Batch) -> None:
         for event in events:

@@ -75,6 +75,14 @@ async def test_a_model_is_chosen_from_the_list_and_loaded() -> None:
         assert engine.loads[-1] == Load(model="other")
 
 
+async def test_names_of_models_are_completed() -> None:
+    engine = ScriptedEngine()
+    app = ChatWindow(engine)
+    app.models = TwoModels()
+    async with window(engine, app=app) as opened:
+        await opened.until(lambda: opened.chat.model_names() == ["demo", "other"])
+
+
 async def test_the_form_changes_how_replies_are_made() -> None:
     engine = ScriptedEngine()
     app = ChatWindow(engine, preferences=Preferences(temperature=0.5))
