@@ -13,6 +13,14 @@ FEWEST_TOKENS = 2
 """Of a calibration text: below, nothing is predicted from anything."""
 
 
+def sampled(ids: Sequence[int], most: int, length: int) -> list[int]:
+    """Pieces of `length` from all over a text that is longer than `most` tokens, in its order."""
+    if len(ids) <= most:
+        return list(ids)
+    starts = np.linspace(0, len(ids) - length, max(1, most // length)).round().astype(int)
+    return [token for start in starts for token in ids[start : start + length]]
+
+
 def cut(ids: Sequence[int], bos_id: int | None, length: int) -> mx.array:
     """Whole texts of `length` tokens, `bos_id` before each; what is left at the end is dropped.
 

@@ -18,6 +18,7 @@ from mlx_mistral.config import QuantParams
 from mlx_mistral.convert.measured import Damages, errors, measure
 from mlx_mistral.convert.measured.curve import damages_from
 from mlx_mistral.convert.measured.formats import CANDIDATES
+from mlx_mistral.convert.measured.texts import sampled
 from mlx_mistral.errors import ConversionError
 from mlx_mistral.model import Model
 from tests.checkpoint.models import hf_weights, write_hf
@@ -228,3 +229,12 @@ def test_hardly_any_text_is_refused(tmp_path: Path) -> None:
 
 def test_candidates_are_what_mlx_quantizes() -> None:
     assert len(CANDIDATES) == len(set(CANDIDATES)) == 19
+
+
+@pytest.mark.parametrize(("n", "most", "length"), [(1000, 100, 10), (1000, 99, 32), (50, 64, 8)])
+def test_a_long_text_is_sampled_from_all_over(n: int, most: int, length: int) -> None:
+    ids = list(range(n))
+    found = sampled(ids, most, length)
+    assert len(found) == min(n, most // length * length)
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (0, n - 1)
