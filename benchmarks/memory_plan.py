@@ -120,7 +120,7 @@ def _measure(case: Case, folder: Path, context: int) -> dict[str, Any]:
     from mlx_mistral import demo, load_model, load_tokenizer
     from mlx_mistral.checkpoint import read_folder
     from mlx_mistral.completion import stream_generate
-    from mlx_mistral.memory.plan import loading_bytes, plan_memory, weights_in_memory
+    from mlx_mistral.memory import loading_bytes, plan_memory, weights_in_memory
 
     headers = read_folder(folder)
     size = 4 if case.dtype == "float32" else 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from mlx_mistral.files.untrusted import open_regular
 
 LARGEST_BYTES = 256 << 20
 """Far above any real tokenizer."""
-_CHUNK = 1 << 20
 _ALSO = ("SYSTEM_PROMPT.txt", "NOTICE*")
 
 
@@ -45,12 +44,8 @@ def _belongs(path: Path, source: Path) -> bool:
     return target.is_relative_to(source.resolve()) or target.parent == blobs
 
 
-def copy(path: Path, folder: Path) -> str:
-    """Copies one file. Returns its SHA-256. Raises: CheckpointError: unreadable. OSError."""
-    digest = hashlib.sha256()
+def copy(path: Path, folder: Path) -> None:
+    """Copies one file. Raises: CheckpointError: unreadable. OSError."""
     file, _ = open_regular(path)
     with file, open(folder / path.name, "xb") as target:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            target.write(chunk)
-    return digest.hexdigest()
+        shutil.copyfileobj(file, target)

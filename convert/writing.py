@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,9 +98,9 @@ class _Counter:
         self._total = sum(parameter.nbytes for parameter in self._parameters.values())
 
     def add(self, slab: Slab) -> None:
-        rows = sum(_rows(piece.tensor.shape) for piece in slab.parameter.pieces)
-        self._done += slab.parameter.nbytes * slab.stored_rows / max(1, rows)
-        self._report(slab.parameter.name)
+        parameter = slab.parameter
+        self._done += parameter.nbytes * slab.n_rows / math.prod(parameter.shape[:-1])
+        self._report(parameter.name)
 
     def skip(self, shard: Shard) -> None:
         self._done += sum(self._parameters[name].nbytes for name in shard.parameters)
@@ -109,10 +110,3 @@ class _Counter:
         if self._tell:
             done = round(self._done)
             self._tell(Progress(done_bytes=done, total_bytes=self._total, parameter=parameter))
-
-
-def _rows(shape: tuple[int, ...]) -> int:
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    return rows

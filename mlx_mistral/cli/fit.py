@@ -75,13 +75,13 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def _report(args: argparse.Namespace, headers: Headers) -> Report:
     from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
-    from mlx_mistral.memory.machine import this_machine
-    from mlx_mistral.memory.plan import (
+    from mlx_mistral.memory import (
         default_context,
         loading_bytes,
         max_context,
         plan_memory,
     )
+    from mlx_mistral.memory.machine import this_machine
     from mlx_mistral.memory.weights import holds_plain_experts, weights_in_memory
 
     config, parameters = headers.config, headers.parameters
@@ -113,7 +113,7 @@ def _report(args: argparse.Namespace, headers: Headers) -> Report:
 
 def _fitting_bits(headers: Headers, context: int, needs: dict[str, Any]) -> int | None:
     """The most bits a weight with which an unquantized model would fit, if any are few enough."""
-    from mlx_mistral.memory.plan import plan_memory
+    from mlx_mistral.memory import plan_memory
     from mlx_mistral.memory.weights import uniform_weights_in_memory
 
     if headers.config.quantization is not None:

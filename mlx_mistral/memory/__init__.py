@@ -1,15 +1,9 @@
 """What a model needs in memory, by arithmetic before anything is allocated, and what there is."""
 
-from .plan import (
-    MemoryPlan,
-    cache_bytes,
-    default_context,
-    loading_bytes,
-    max_context,
-    plan_memory,
-    workspace_bytes,
-)
-from .weights import matrix_bytes_in_memory, weights_in_memory
+from .cache import cache_bytes
+from .plan import MemoryPlan, default_context, max_context, plan_memory
+from .weights import loading_bytes, matrix_bytes_in_memory, weights_in_memory
+from .workspace import workspace_bytes
 
 __all__ = [
     "MemoryPlan",

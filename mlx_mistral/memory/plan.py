@@ -16,21 +16,7 @@ from mlx_mistral.config.fields import MAX_DIMENSION
 from mlx_mistral.errors import ContextError
 
 from .cache import cache_bytes
-from .weights import loading_bytes, matrix_bytes_in_memory, weights_in_memory
 from .workspace import workspace_bytes
-
-__all__ = [
-    "MemoryPlan",
-    "cache_bytes",
-    "default_context",
-    "loading_bytes",
-    "matrix_bytes_in_memory",
-    "max_context",
-    "plan_memory",
-    "weights_in_memory",
-    "workspace_bytes",
-]
-
 
 DEFAULT_CONTEXT = 32768
 
