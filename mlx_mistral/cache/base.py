@@ -138,6 +138,9 @@ class KVCache(ABC):
             )
         self._restore(snapshot)
 
+    def allow_trim(self, n: int) -> None:  # noqa: B027
+        """Makes sure that the last n tokens written from now on can always be trimmed."""
+
     def is_trimmable(self) -> bool:
         """Whether any number of tokens can be trimmed."""
         return True

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from .base import KVCache, Snapshot, round_up
-from .mask import Mask, attention_mask
+from .mask import Mask, attention_mask, visible
 
 
 class RotatingCache(KVCache):
@@ -23,12 +23,17 @@ class RotatingCache(KVCache):
     RoPE has already marked their positions, and the ring holds exactly the W that it may
     see, itself included. Several new tokens see up to W - 1 keys before them, put back in
     order, and each other, under a banded mask.
+
+    After `allow_trim(n)` the ring has n slots more than its window, so that the last n tokens
+    overwrite nothing that the tokens before them see. A few new tokens are then written in
+    place, and a mask by column hides what has left the window.
     Source: arXiv:2310.06825, section 2 (rolling buffer cache).
     """
 
     def __init__(self, window: int, *, left_padding: Sequence[int] | None = None) -> None:
         super().__init__(left_padding)
         self._window = window
+        self._slots = window
         self._oldest = 0  # the first column whose key has not been overwritten
 
     @property
@@ -37,11 +42,11 @@ class RotatingCache(KVCache):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         n_new = keys.shape[2]
-        if n_new == 1:
+        if self._fits_in_place(n_new):
             self._store(keys, values)
             assert self.keys is not None
             assert self.values is not None
-            seen = min(self.offset, self._window)
+            seen = min(self.offset, self._slots)
             return self.keys[..., :seen, :], self.values[..., :seen, :]
         past = self._past()
         if past is None:
@@ -49,7 +54,7 @@ class RotatingCache(KVCache):
         else:
             seen_keys = mx.concatenate([past[0], keys], axis=2)
             seen_values = mx.concatenate([past[1], values], axis=2)
-        last = min(n_new, self._window)
+        last = min(n_new, self._slots)
         self.offset += n_new - last
         self._store(keys[..., n_new - last :, :], values[..., n_new - last :, :])
         return seen_keys, seen_values
@@ -57,21 +62,34 @@ class RotatingCache(KVCache):
     def make_mask(
         self, n_new: int, window_size: int | None = None, return_array: bool = False
     ) -> Mask:
+        end = self.offset + n_new
+        in_place = self._fits_in_place(n_new)
+        hides = in_place and min(end, self._slots) > self._window
         n_past = min(self.offset, self._window - 1)
-        if self.left_padding is None:
+        if self.left_padding is None and not hides:
             # In the ring, one new token sees every key: there is nothing to mask.
             return attention_mask(
                 n_new, n_past, self._window, return_array=return_array and n_new > 1
             )
-        first = self.offset - n_past
-        if n_new == 1:
-            if first >= max(self.left_padding):
-                return None
-            columns = self._columns_in_ring()
-        else:
-            columns = mx.arange(first, self.offset + n_new)
-        queries = mx.arange(self.offset, self.offset + n_new)
+        queries = mx.arange(self.offset, end)
+        columns = self._columns_in_ring(end) if in_place else mx.arange(self.offset - n_past, end)
+        if self.left_padding is None:
+            return visible(queries, columns, self._window)
+        if n_new == 1 and not hides and self.offset - n_past >= max(self.left_padding):
+            return None
         return self._mask_padding(queries, columns, self._window)
+
+    def allow_trim(self, n: int) -> None:
+        """Copies the ring into one of another size."""
+        if self._slots == self._window + n:
+            return
+        held = self._last(min(self.offset - self._oldest, self._window))
+        self._slots, self.keys, self.values = self._window + n, None, None
+        if held is not None:
+            oldest = self.offset - held[0].shape[2]
+            self.offset = oldest
+            self._store(*held)
+            self._oldest = oldest
 
     def can_trim(self, n: int) -> bool:
         """All, or as many as leave the W - 1 keys before that place in the ring."""
@@ -84,14 +102,15 @@ class RotatingCache(KVCache):
 
     def snapshot(self) -> Snapshot:
         """Holds the ring itself; the next write then goes to a copy of W tokens."""
-        return Snapshot(type(self), self.offset, (self._window, self._oldest, self.state))
+        data = (self._window, self._slots, self._oldest, self.state)
+        return Snapshot(type(self), self.offset, data)
 
     def can_restore(self, snapshot: Snapshot) -> bool:
         return snapshot.owner is type(self) and bool(snapshot.data[0] == self._window)
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.offset = snapshot.offset
-        _, self._oldest, self.state = snapshot.data
+        _, self._slots, self._oldest, self.state = snapshot.data
 
     def _rewind(self, offset: int) -> None:
         self.offset = offset
@@ -101,32 +120,38 @@ class RotatingCache(KVCache):
         super().load(buffers, offset)
         self._oldest = max(0, offset - self._window)
 
+    def _fits_in_place(self, n_new: int) -> bool:
+        """Whether writing so many tokens leaves all keys in the ring that they see."""
+        return n_new <= self._slots - self._window + 1
+
     def _store(self, keys: mx.array, values: mx.array) -> None:
-        """Writes at most W tokens behind the last one, around the end of the ring."""
-        n, window = keys.shape[2], self._window
+        """Writes at most as many tokens as there are slots, around the end of the ring."""
+        n, slots = keys.shape[2], self._slots
         end = self.offset + n
-        if self.capacity < window:
-            self._reserve(min(round_up(end), window), keys, values)
-        slot = self.offset % window
-        before_end = min(n, window - slot)
+        if self.capacity < slots:
+            self._reserve(min(round_up(end), slots), keys, values)
+        slot = self.offset % slots
+        before_end = min(n, slots - slot)
         self._write(slot, keys[..., :before_end, :], values[..., :before_end, :])
         if before_end < n:
             self._write(0, keys[..., before_end:, :], values[..., before_end:, :])
         self.offset = end
-        self._oldest = max(self._oldest, end - window)
+        self._oldest = max(self._oldest, end - slots)
 
     def _past(self) -> tuple[mx.array, mx.array] | None:
         """Up to W - 1 last keys and values in the order of the text."""
-        n = min(self.offset, self._window - 1)
+        return self._last(min(self.offset, self._window - 1))
+
+    def _last(self, n: int) -> tuple[mx.array, mx.array] | None:
         if n == 0 or self.keys is None or self.values is None:
             return None
-        first = (self.offset - n) % self._window
+        first = (self.offset - n) % self._slots
         return _unroll(self.keys, first, n), _unroll(self.values, first, n)
 
-    def _columns_in_ring(self) -> mx.array:
-        """Which column each visible slot holds once the next token is written."""
-        slots = np.arange(min(self.offset + 1, self._window))
-        return mx.array(self.offset - (self.offset - slots) % self._window)
+    def _columns_in_ring(self, end: int) -> mx.array:
+        """Which column each visible slot holds once the tokens before `end` are written."""
+        slots = np.arange(min(end, self._slots))
+        return mx.array(end - 1 - (end - 1 - slots) % self._slots)
 
 
 def _unroll(ring: mx.array, first: int, n: int) -> mx.array:
