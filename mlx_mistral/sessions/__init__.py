@@ -1,10 +1,8 @@
 """Conversations kept on disk: messages with their branches, settings, statistics; searchable.
 
-`Conversation` is what a window reads and writes, in a `Store` that several windows share.
+Several windows read and write one `Store`.
 """
 
-from .conversation import Conversation
-from .draft import Draft
 from .export import export_json, export_markdown, import_file, import_json
 from .places import home
 from .plain_text import Snippet
@@ -16,8 +14,6 @@ from .tree import Message, Statistics, Tree
 from .whole_file import write_whole
 
 __all__ = [
-    "Conversation",
-    "Draft",
     "Hit",
     "Message",
     "Preferences",

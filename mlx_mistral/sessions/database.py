@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from mlx_mistral.errors import SessionError
@@ -18,7 +19,7 @@ BUSY_SECONDS = 5.0
 
 
 class Database:
-    """A connection to the file, of the newest version; for the thread that opened it.
+    """A connection to the file, of the newest version. Threads take turns.
 
     Readable by its owner alone. With a write-ahead log, readers and a writer do not wait for each
     other, and what was committed outlives the death of the process.
@@ -27,10 +28,13 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._turn = RLock()
         with self._told():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600))
-            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             try:
                 check(self._connection, path)
                 self._connection.execute("PRAGMA journal_mode = WAL")
@@ -43,12 +47,16 @@ class Database:
 
     def close(self) -> None:
         """May be called twice."""
-        with self._told():
+        with self._turn, self._told():
             self._connection.close()
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """All rows of a query. Raises: SessionError: the file cannot be read."""
-        with self._told(), closing(self._connection.execute(statement, values)) as cursor:
+        with (
+            self._turn,
+            self._told(),
+            closing(self._connection.execute(statement, values)) as cursor,
+        ):
             return cursor.fetchall()
 
     @contextmanager
@@ -57,7 +65,7 @@ class Database:
 
         Raises: SessionError: the file cannot be written.
         """
-        with self._told():
+        with self._turn, self._told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

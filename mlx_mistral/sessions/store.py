@@ -25,7 +25,7 @@ _NEWEST_FIRST = "ORDER BY updated DESC, id DESC"
 
 
 class Store:
-    """Sessions and their messages. Each window has its own, used by the thread that made it.
+    """Sessions and their messages. Each window has its own, whose threads take turns.
 
     Every method that writes has it on disk when it returns. Any raises SessionError where the
     file cannot be read or written.

@@ -10,42 +10,29 @@ import threading
 from pathlib import Path
 
 import pytest
-from sessions.clock import Clock
 
 from mlx_mistral.errors import SessionError
-from mlx_mistral.sessions import Conversation, Store, Tree
+from mlx_mistral.sessions import Message, Store, Tree
 from mlx_mistral.sessions import database as database_module
 
 
+def say(store: Store, session: int, content: str, role: str = "user") -> Message:
+    """Adds a message where the session is being read."""
+    return store.add(session, store.tree(session).leaf, role, content)
+
+
 def test_two_windows_see_what_the_other_writes(store: Store, other: Store) -> None:
-    mine = Conversation(store)
-    first = mine.say("one")
-    assert mine.session is not None
-    theirs = Conversation.open(other, mine.session.id)
-    theirs.say("two, there")
-    mine.say("two, here")
-    assert [m.content for m in mine.tree.path()] == ["one", "two, here"]
-    mine.reload()
-    assert mine.tree.messages == other.tree(mine.session.id).messages
-    assert [m.content for m in mine.tree.path()] == ["one", "two, here"]
-    assert len(mine.tree.siblings(mine.tree.leaf or 0)) == 2
-    theirs.delete(first.id)
+    session = store.create().id
+    first = store.add(session, None, "user", "one")
+    there = other.add(session, first.id, "user", "two, there")
+    here = store.add(session, first.id, "user", "two, here")
+    assert store.tree(session) == other.tree(session)
+    assert [m.content for m in store.tree(session).path()] == ["one", "two, here"]
+    assert store.tree(session).siblings(here.id) == (there, here)
+    other.remove(session, first.id)
     with pytest.raises(SessionError, match="reopen the conversation"):
-        mine.say("three")
-    mine.reload()
-    assert mine.tree == Tree()
-
-
-def test_a_window_stays_where_it_reads(store: Store, other: Store) -> None:
-    mine = Conversation(store)
-    mine.say("one")
-    mine.say("two, here")
-    assert mine.session is not None
-    theirs = Conversation.open(other, mine.session.id)
-    theirs.edit(theirs.tree.leaf or 0, "two, there")
-    mine.reload()
-    assert [m.content for m in mine.tree.path()] == ["one", "two, here"]
-    assert len(mine.tree) == 3
+        store.add(session, here.id, "user", "three")
+    assert store.tree(session) == Tree()
 
 
 def test_a_reader_sees_all_of_a_change_or_nothing(store: Store, other: Store) -> None:
@@ -63,23 +50,24 @@ def test_a_reader_sees_all_of_a_change_or_nothing(store: Store, other: Store) ->
 
 
 def test_writing_in_what_another_window_deleted_brings_it_back(store: Store, other: Store) -> None:
-    conversation = Conversation(store)
-    conversation.say("one")
-    assert conversation.session is not None
-    other.delete(conversation.session.id)
-    conversation.say("two")
+    session = store.create().id
+    say(store, session, "one")
+    other.delete(session)
+    say(store, session, "two")
     assert [s.n_messages for s in other.sessions()] == [2]
 
 
 def test_a_reply_that_another_window_deleted_ends_in_one_line(store: Store, other: Store) -> None:
-    conversation = Conversation(store)
-    question = conversation.say("one")
-    draft = conversation.reply()
-    assert conversation.session is not None
-    other.remove(conversation.session.id, question.id)
-    draft.append("text")
-    with pytest.raises(SessionError, match="no longer there"):
-        draft.flush()
+    session = store.create().id
+    question = say(store, session, "one")
+    reply = store.add(session, question.id, "assistant", "", complete=False)
+    other.remove(session, question.id)
+    for write in (
+        lambda: store.append(reply.id, "text"),
+        lambda: store.complete(reply.id, "text", None),
+    ):
+        with pytest.raises(SessionError, match="no longer there"):
+            write()
 
 
 def test_a_file_that_stays_locked_is_told_in_one_line(
@@ -109,28 +97,38 @@ def test_a_writer_waits_for_another(store: Store, path: Path) -> None:
     assert len(store.sessions()) == 1
 
 
+def test_threads_of_one_window_take_turns(store: Store) -> None:
+    session = store.create().id
+
+    def write() -> None:
+        for n in range(20):
+            store.add(session, None, "user", f"word{n}")
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.session(session).n_messages == 60
+
+
 WRITER = """
 import sys
 from pathlib import Path
-from mlx_mistral.sessions import Conversation, Store
+from mlx_mistral.sessions import Store
 
-conversation = Conversation(Store(Path(sys.argv[1])))
-conversation.say("Tell me.")
-now = [0.0]
-draft = conversation.reply(clock=lambda: now[0])
-for second in range(5):
-    for tenth in range(10):
-        draft.append(f"{second}.{tenth} ")
-        now[0] += 0.1 + 1e-9
-draft.append("5.0 ")
-draft.append("5.1 ")
+store = Store(Path(sys.argv[1]))
+session = store.create().id
+question = store.add(session, None, "user", "Tell me.")
+reply = store.add(session, question.id, "assistant", "", complete=False)
+for n in range(20):
+    store.append(reply.id, f"{n} ")
 print("said", flush=True)
 sys.stdin.read()
 """
 
 
-def test_a_killed_window_loses_at_most_the_last_second(path: Path, clock: Clock) -> None:
-    """Five seconds and two tenths of a reply, by the writer's clock; then SIGKILL."""
+def test_what_was_written_outlives_a_window_that_is_killed(path: Path) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)],
         stdin=subprocess.PIPE,
@@ -144,29 +142,26 @@ def test_a_killed_window_loses_at_most_the_last_second(path: Path, clock: Clock)
     assert writer.wait() == -signal.SIGKILL
     writer.stdin.close()
     writer.stdout.close()
-
-    said = [f"{second}.{tenth}" for second in range(5) for tenth in range(10)] + ["5.0", "5.1"]
     with Store(path) as store:
         last = store.last()
         assert last is not None
         question, reply = store.tree(last.id).path()
         assert (question.content, last.title) == ("Tell me.", "Tell me.")
-        kept = reply.content.split()
-        assert kept == said[: len(kept)]
-        assert len(said) - len(kept) <= 10
+        assert reply.content.split() == [str(n) for n in range(20)]
         assert not reply.complete
-        Conversation.open(store, last.id).say("Go on.")
+        say(store, last.id, "Go on.")
         assert store.session(last.id).n_messages == 3
 
 
 OPENER = """
 import sys
 from pathlib import Path
-from mlx_mistral.sessions import Conversation, Store
+from mlx_mistral.sessions import Store
 
-conversation = Conversation(Store(Path(sys.argv[1])))
+store = Store(Path(sys.argv[1]))
+session, leaf = store.create().id, None
 for n in range(20):
-    conversation.say(f"word{n}")
+    leaf = store.add(session, leaf, "user", f"word{n}").id
 """
 
 
