@@ -6,9 +6,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mistral.cache import Band, KVCache, Mask
+from mlx_mistral.cache.quantized import QuantizedRows, Rows
 from mlx_mistral.config import ModelConfig
 
 from .banded import banded_attention
+from .quantized_attention import dequantized, quantized_attention, reads_quantized
 from .rope import RotaryEmbedding
 
 
@@ -54,8 +56,11 @@ class Attention(nn.Module):
         return mx.unflatten(x, -1, (-1, self._head_dim)).swapaxes(1, 2)
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: Mask) -> mx.array:
+def attend(q: mx.array, k: Rows, v: Rows, scale: float, mask: Mask) -> mx.array:
     """Shapes: (B, H, T, D), (B, K, S, D) twice -> (B, H, T, D)."""
+    if isinstance(k, QuantizedRows) and isinstance(v, QuantizedRows) and reads_quantized(q, k):
+        return quantized_attention(q, k, v, scale, mask)
+    k, v = dequantized(k, q), dequantized(v, q)
     if isinstance(mask, Band):
         return banded_attention(q, k, v, scale, mask.window)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
