@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -20,6 +21,7 @@ MAX_TEXT = 1 << 20
 MAX_INTEGER = (1 << 63) - 1
 MAX_TIME = 253_402_300_799.0
 """The end of the year 9999, the last that a date can be made of."""
+_COUNTED_LATER = ("prompt_tokens", "reused_tokens")
 
 
 def to_json(value: Mapping[str, Any]) -> str:
@@ -57,8 +59,17 @@ def settings_of(value: object, where: str) -> dict[str, Setting]:
 
 
 def statistics_of(value: object, where: str) -> Statistics:
-    """Raises: SessionError: keys are missing or unknown, or of wrong types."""
+    """Raises: SessionError: keys are missing or unknown, or of wrong types.
+
+    What was not counted at first may be missing.
+    """
+    if isinstance(value, dict):
+        value = dict.fromkeys(_COUNTED_LATER) | value
     entry = keys(value, where, tuple(field.name for field in fields(Statistics)))
+    counted = {
+        name: None if entry[name] is None else integer(entry[name], where, name)
+        for name in _COUNTED_LATER
+    }
     first = entry["first_token_seconds"]
     return Statistics(
         tokens=integer(entry["tokens"], where, "tokens"),
@@ -69,11 +80,27 @@ def statistics_of(value: object, where: str) -> Statistics:
         ),
         reason=text(entry["reason"], where, "reason"),
         model=text(entry["model"], where, "model"),
+        **counted,
     )
 
 
 def statistics_json(statistics: Statistics | None) -> str | None:
     return None if statistics is None else to_json(asdict(statistics))
+
+
+def token_ids_blob(token_ids: Sequence[int]) -> bytes | None:
+    """Ids as the file keeps them; None where there are none, or one is no id."""
+    try:
+        return struct.pack(f"<{len(token_ids)}I", *token_ids) or None
+    except struct.error:
+        return None
+
+
+def token_ids_of(blob: object) -> tuple[int, ...]:
+    """What `token_ids_blob` made; none where it is damaged: the text says the same."""
+    if not isinstance(blob, bytes) or len(blob) % 4:
+        return ()
+    return struct.unpack(f"<{len(blob) // 4}I", blob)
 
 
 def keys(value: object, where: str, expected: tuple[str, ...]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from .rows import Session
 from .tree import ROLES, Message, Tree
 
 FORMAT = "mlx-mistral conversation"
-VERSION = 1
+VERSION = 2
+"""2: what of a prompt was reused is counted. Files of version 1 are read as well."""
 MAX_BYTES = 64 << 20
 """Of a file that is imported."""
 MAX_MESSAGES = 100_000
@@ -52,7 +53,8 @@ def export_markdown(session: Session, tree: Tree) -> str:
 def export_json(session: Session, tree: Tree) -> str:
     """All branches. ASCII, so that no control character acts where the file is shown.
 
-    Messages are numbered from 1 in the order in which they were made.
+    Messages are numbered from 1 in the order in which they were made. Token ids stay here: they
+    mean something to one tokenizer only.
     """
     numbers: dict[int | None, int | None] = {None: None}
     for number_, id in enumerate(sorted(tree.messages), start=1):
@@ -68,7 +70,7 @@ def export_json(session: Session, tree: Tree) -> str:
         "leaf": numbers[tree.leaf],
         "messages": [
             {
-                **asdict(message),
+                **{key: value for key, value in asdict(message).items() if key in _MESSAGE_KEYS},
                 "id": numbers[id],
                 "parent": numbers[message.parent],
             }
@@ -105,9 +107,10 @@ def import_json(raw: bytes, where: str) -> tuple[Session, Tree]:
     entry = parse(raw, where)
     if entry.get("format") != FORMAT:
         raise SessionError(f"{where} is no exported conversation; name one exported as JSON")
-    if entry.get("version") != VERSION:
+    version = entry.get("version")
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise SessionError(
-            f"{where} has version {shown(entry.get('version'))} of the format, this program knows "
+            f"{where} has version {shown(version)} of the format, this program knows "
             f"{VERSION}; update mlx-mistral"
         )
     keys(entry, where, (*_KEYS, "messages"))

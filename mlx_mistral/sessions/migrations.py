@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mlx_mistral.errors import SessionError
 
-from .schema import APPLICATION_ID, TABLES
+from .schema import APPLICATION_ID, TABLES, TOKENS
 
-STEPS: Sequence[Sequence[str]] = (TABLES,)
+STEPS: Sequence[Sequence[str]] = (TABLES, TOKENS)
 """The statements that lead from version n to n + 1, at position n. Steps are never changed."""
 
 

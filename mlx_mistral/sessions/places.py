@@ -1,4 +1,4 @@
-"""Where conversations and preferences lie on this machine."""
+"""Where conversations, preferences and prompt caches lie on this machine."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 DATABASE = "sessions.sqlite3"
 PREFERENCES = "settings.toml"
+PROMPT_CACHES = "prompt_caches"
 
 
 def home(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """The folder of both: $MLX_MISTRAL_HOME, or the platform's folder for programs' data.
+    """The folder of all of them: $MLX_MISTRAL_HOME, or the platform's folder for programs' data.
 
     Source: the XDG Base Directory Specification, by which a relative path counts as none.
     """

@@ -16,7 +16,7 @@ from .whole_file import write_whole
 
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 1e9
-Value = str | int | float
+Value = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,10 @@ class Preferences:
     cache_bits: int | None = None
     """Of keys and values."""
     theme: str | None = None
+    keep_cache: bool | None = None
+    """Whether what a model has read of a long conversation is kept on disk beside it."""
+    keep_cache_gb: float | None = None
+    """How much of the disk that may take at most, in GB (10^9 bytes)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,8 @@ _KINDS = {
     "seed": _whole(0, (1 << 63) - 1),
     "cache_bits": _whole(2, 8),
     "theme": _text(100),
+    "keep_cache": _Kind(expected="true or false", accepts=lambda value: isinstance(value, bool)),
+    "keep_cache_gb": _number("above 0", lambda value: value > 0),
 }
 
 
@@ -129,10 +135,10 @@ def _check(path: Path, key: str, value: object) -> None:
 
 
 def _toml(value: Value) -> str:
-    """A basic string, an integer or a float. Source: TOML 1.0.0, https://toml.io/en/v1.0.0."""
+    """A basic string, a truth, an integer or a float. Source: TOML 1.0.0, https://toml.io/en/v1.0.0."""
     if isinstance(value, str):
         return f'"{"".join(map(_escaped, storable(value)))}"'
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _escaped(char: str) -> str:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .codec import Setting, parse, settings_of, statistics_of
+from .codec import Setting, parse, settings_of, statistics_of, token_ids_of
 from .tree import Message
 
 SESSION = (
     "SELECT id, title, model, settings, created, updated, deleted, leaf, "
     "(SELECT count(*) FROM messages WHERE session = sessions.id) FROM sessions"
 )
-MESSAGE = "SELECT id, parent, role, content, created, complete, statistics FROM messages"
+MESSAGE = "SELECT id, parent, role, content, created, complete, statistics, token_ids FROM messages"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def session(row: tuple[Any, ...], path: Path) -> Session:
 
 def message(row: tuple[Any, ...], path: Path) -> Message:
     """A row of `MESSAGE`. Raises: SessionError: its statistics are damaged."""
-    id, parent, role, content, created, complete, statistics = row
+    id, parent, role, content, created, complete, statistics, token_ids = row
     where = f"{path}: message {id}"
     return Message(
         id=id,
@@ -65,4 +65,5 @@ def message(row: tuple[Any, ...], path: Path) -> Message:
         created=created,
         complete=bool(complete),
         statistics=statistics and statistics_of(parse(statistics.encode(), where), where),
+        token_ids=token_ids_of(token_ids),
     )

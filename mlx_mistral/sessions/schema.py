@@ -1,4 +1,4 @@
-"""The tables that conversations are kept in, as of the newest version."""
+"""The tables that conversations are kept in: as they first were, and what has come to them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,9 @@ TABLES = (
 
 `settings` and `statistics` are JSON objects. Times are seconds since 1970, UTC.
 """
+
+TOKENS = ("ALTER TABLE messages ADD COLUMN token_ids BLOB",)
+"""Of a reply as its model made them, 4 bytes each, the least first; NULL: not known."""
 
 INDEX_TABLE = "message_words"
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from mlx_mistral.errors import SessionError
 
 from . import rows
-from .codec import Setting, settings_of, statistics_json, to_json
+from .codec import Setting, settings_of, statistics_json, to_json, token_ids_blob
 from .database import Database
 from .places import DATABASE, home
 from .plain_text import storable, title_of
@@ -179,16 +179,27 @@ class Store:
             if not done.rowcount:
                 raise self._gone(message)
 
-    def complete(self, message: int, text: str, statistics: Statistics | None) -> Message:
-        """Appends the rest of a reply and marks it as complete.
+    def complete(
+        self,
+        message: int,
+        text: str,
+        statistics: Statistics | None,
+        token_ids: Sequence[int] = (),
+    ) -> Message:
+        """Appends the rest of a reply and marks it as complete; `token_ids` are of all of it.
 
         Raises: SessionError: it is not there.
         """
         with self._database.write() as connection:
             row = connection.execute(
-                "UPDATE messages SET content = content || ?, complete = 1, statistics = ? "
-                "WHERE id = ? RETURNING session",
-                (storable(text), statistics_json(statistics), message),
+                "UPDATE messages SET content = content || ?, complete = 1, statistics = ?, "
+                "token_ids = ? WHERE id = ? RETURNING session",
+                (
+                    storable(text),
+                    statistics_json(statistics),
+                    token_ids_blob(token_ids),
+                    message,
+                ),
             ).fetchall()
             if not row:
                 raise self._gone(message)
@@ -234,8 +245,8 @@ class Store:
             for _, message in sorted(tree.messages.items()):
                 ids[message.id] = connection.execute(
                     "INSERT INTO messages "
-                    "(session, parent, role, content, created, complete, statistics) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "(session, parent, role, content, created, complete, statistics, token_ids) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         copy,
                         ids[message.parent],
@@ -244,6 +255,7 @@ class Store:
                         message.created,
                         message.complete,
                         statistics_json(message.statistics),
+                        token_ids_blob(message.token_ids),
                     ),
                 ).lastrowid
             connection.execute("UPDATE sessions SET leaf = ? WHERE id = ?", (ids[tree.leaf], copy))

@@ -23,6 +23,9 @@ class Statistics:
     reason: str
     """stop, length or stopped, as the engine says."""
     model: str
+    prompt_tokens: int | None = None
+    reused_tokens: int | None = None
+    """Of the prompt, how many a cache held. Both None where nobody counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class Message:
     """False: a reply that is being written, or whose program ended before it was."""
     statistics: Statistics | None = None
     """Of a complete reply."""
+    token_ids: tuple[int, ...] = ()
+    """Of a complete reply, as its model made it; its text may be written in other tokens too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

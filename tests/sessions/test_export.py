@@ -37,6 +37,8 @@ STATISTICS = st.builds(
     first_token_seconds=st.none() | TIME,
     reason=TEXT,
     model=TEXT,
+    prompt_tokens=st.none() | st.integers(0, 10**9),
+    reused_tokens=st.none() | st.integers(0, 10**9),
 )
 SETTINGS = st.dictionaries(
     TEXT, TEXT | st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9) | st.booleans() | st.none()
@@ -175,6 +177,8 @@ def without(entry: dict[str, Any], key: str) -> dict[str, Any]:
         exported(),
         message_with(statistics=STATISTICS_JSON),
         message_with(created=5),
+        {**exported(), "version": 1},
+        message_with(statistics={**STATISTICS_JSON, "reused_tokens": 3}),
         {**exported(), "settings": {"a": -5, "b": 0.5, "c": True, "d": None, "e": "é"}},
     ],
 )
@@ -187,7 +191,8 @@ def test_what_is_right_is_taken(entry: dict[str, Any]) -> None:
     [
         ({}, "no exported conversation"),
         ({**exported(), "format": "other"}, "no exported conversation"),
-        ({**exported(), "version": 2}, "version 2"),
+        ({**exported(), "version": 3}, "version 3"),
+        ({**exported(), "version": True}, "version True"),
         ({**exported(), "version": "1"}, "version '1'"),
         ({**exported(), "more": 1}, "no object of"),
         (without(exported(), "title"), "no object of"),
@@ -228,6 +233,7 @@ def test_what_is_right_is_taken(entry: dict[str, Any]) -> None:
         (message_with(statistics={**STATISTICS_JSON, "tps": -1}), "tps"),
         (message_with(statistics={**STATISTICS_JSON, "first_token_seconds": "0"}), "first_token"),
         (message_with(statistics={**STATISTICS_JSON, "reason": 0}), "reason"),
+        (message_with(statistics={**STATISTICS_JSON, "reused_tokens": -1}), "reused_tokens"),
         (message_with(statistics=without(STATISTICS_JSON, "model")), "no object of"),
         (message_with(extra="x"), "no object of"),
     ],

@@ -25,6 +25,8 @@ PREFERENCES = st.builds(
     seed=st.none() | st.integers(0, (1 << 63) - 1),
     cache_bits=st.none() | st.integers(2, 8),
     theme=st.none() | TEXT,
+    keep_cache=st.none() | st.booleans(),
+    keep_cache_gb=st.none() | st.floats(0, 1e8, exclude_min=True),
 )
 
 

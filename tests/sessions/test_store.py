@@ -30,7 +30,7 @@ def test_what_was_said_is_there_after_reopening(path: Path) -> None:
         question = store.add(session.id, None, "user", "Bonjour")
         reply = store.add(session.id, question.id, "assistant", "", complete=False)
         store.append(reply.id, "Sal")
-        finished = store.complete(reply.id, "ut", STATISTICS)
+        finished = store.complete(reply.id, "ut", STATISTICS, (7, 0, 1 << 31))
     with Store(path) as store:
         kept = store.session(session.id)
         assert (kept.model, kept.settings) == ("demo", {"temperature": 0.5, "seed": None})
@@ -40,6 +40,7 @@ def test_what_was_said_is_there_after_reopening(path: Path) -> None:
         assert finished.content == "Salut"
         assert finished.complete
         assert finished.statistics == STATISTICS
+        assert finished.token_ids == (7, 0, 1 << 31)
 
 
 def whole(text: str) -> str:
@@ -281,3 +282,13 @@ def test_damaged_settings_are_named(store: Store) -> None:
     other.close()
     with pytest.raises(SessionError, match=f"conversation {session}"):
         store.sessions()
+
+
+def test_token_ids_that_are_none_or_damaged_are_left_out(store: Store) -> None:
+    session = store.create()
+    reply = store.add(session.id, None, "assistant", "", complete=False)
+    for ids in ((-1,), (1 << 32,), ()):
+        assert store.complete(reply.id, "x", None, ids).token_ids == ()
+    with store._database.write() as connection:
+        connection.execute("UPDATE messages SET token_ids = x'010203'")
+    assert store.message(reply.id).token_ids == ()
