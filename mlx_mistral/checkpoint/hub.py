@@ -19,11 +19,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm
 
 from mlx_mistral.errors import CheckpointError, ModelNotFoundError
 
 from .hub_cache import BESIDE_WEIGHTS, cached_folder
+from .hub_download import Report, Silent, fetch
 from .layouts import FileSet, layouts
 from .model_name import Repo, locate
 
@@ -31,14 +31,21 @@ _TRANSPORT_ERRORS: tuple[type[Any], ...] = HfHubHTTPError.__bases__
 """The base error of the HTTP client that the Hub library uses (it has changed), and OSError."""
 
 
-def resolve(model: str | Path, *, revision: str | None = None, progress: bool = True) -> Path:
+def resolve(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    progress: bool = True,
+    report: Report | None = None,
+) -> Path:
     """The folder of a MODEL: a folder, a repo id `org/name[@revision]`, an alias, or `demo`.
 
     A repository that is complete in the Hub's cache is taken from there without a request;
     of any other, one layout is downloaded, with progress on stderr.
 
+    report: told the bytes done and in all while downloading, in place of stderr; may end it.
     Raises: ModelNotFoundError: there is no such model. CheckpointError: it is gated, the
-        network or the disk is in the way, or it holds no layout that we read.
+        network or the disk is in the way, it holds no layout that we read, or `report` ended it.
     """
     where = locate(model, revision=revision)
     if isinstance(where, Path):
@@ -47,7 +54,7 @@ def resolve(model: str | Path, *, revision: str | None = None, progress: bool = 
     if folder is not None:
         return folder
     try:
-        return download(where, progress=progress)
+        return download(where, progress=progress, report=report)
     except CheckpointError:
         # Without a connection, a model that only lacks a licence text is better than none.
         folder = cached_folder(where, weights_alone=True)
@@ -56,10 +63,10 @@ def resolve(model: str | Path, *, revision: str | None = None, progress: bool = 
         return folder
 
 
-def download(repo: Repo, *, progress: bool = True) -> Path:
+def download(repo: Repo, *, progress: bool = True, report: Report | None = None) -> Path:
     """Fetches one layout of a repository, or what is missing of it, into the Hub's cache.
 
-    Raises: as `resolve`.
+    Arguments as in `resolve`. Raises: as `resolve`.
     """
     with told_plainly(repo):
         info = huggingface_hub.HfApi().model_info(
@@ -68,11 +75,14 @@ def download(repo: Repo, *, progress: bool = True) -> Path:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         files = choose_layout(repo, sizes)
         _check_disk(repo, sum(sizes[name] for name in files.weights))
+        patterns = [*files.names, *BESIDE_WEIGHTS]
+        if report is not None:
+            return fetch(repo, sizes, patterns, report)
         return Path(
             huggingface_hub.snapshot_download(
                 repo.id,
                 revision=repo.revision,
-                allow_patterns=[*files.names, *BESIDE_WEIGHTS],
+                allow_patterns=patterns,
                 tqdm_class=None if progress else Silent,
             )
         )
@@ -148,10 +158,3 @@ def _check_disk(repo: Repo, needed_bytes: int) -> None:
             f"{repo} takes {needed_bytes / 1e9:.1f} GB, {cache} has {free_bytes / 1e9:.1f} GB "
             "free; make room, or set HF_HOME to another disk"
         )
-
-
-class Silent(tqdm):
-    """A progress bar that shows nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})

@@ -10,8 +10,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from mlx_mistral.errors import CheckpointError
 
-from .hub import Silent, told_plainly
+from .hub import told_plainly
 from .hub_cache import BESIDE_WEIGHTS
+from .hub_download import Silent
 from .hub_headers import RemoteFiles
 from .model_name import Repo, locate
 

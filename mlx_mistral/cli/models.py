@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from . import options
+from .progress_bar import ProgressBar
 from .terminal import note, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def list_all(args: argparse.Namespace) -> None:
 def pull(args: argparse.Namespace) -> None:
     from mlx_mistral.checkpoint import resolve
 
-    folder = resolve(args.model, progress=not args.quiet)
+    bar = ProgressBar(quiet=args.quiet)
+    try:
+        folder = resolve(args.model, report=lambda done, total: bar.update(done, total, args.model))
+    finally:
+        bar.clear()
     _write(args, {"model": args.model, "path": str(folder)}, str(folder))
 
 

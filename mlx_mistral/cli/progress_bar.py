@@ -41,7 +41,7 @@ class ProgressBar:
         seconds, moved = self._clock() - began, done - first
         if seconds > 0 and moved > 0:
             if self._unit_bytes:
-                parts.append(f"{moved / seconds / 1e9:.2f} GB/s")
+                parts.append(_rate(moved / seconds))
             parts.append(f"{clock_time((total - done) * seconds / moved)} left")
         return "  ".join([*parts, what])
 
@@ -53,6 +53,12 @@ class ProgressBar:
             return f"{done:,.0f} of {total:,.0f}"
         unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
         return f"{done / unit:.1f} of {total / unit:.1f} {name}"
+
+
+def _rate(bytes_per_second: float) -> str:
+    if bytes_per_second >= 1e8:
+        return f"{bytes_per_second / 1e9:.2f} GB/s"
+    return f"{bytes_per_second / 1e6:.1f} MB/s"
 
 
 def clock_time(seconds: float) -> str:

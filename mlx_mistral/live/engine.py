@@ -63,7 +63,7 @@ class LiveEngine:
         self._inbox.stop(id)
 
     def close(self) -> None:
-        """A download cannot be interrupted: it is left behind, and what it finished is kept."""
+        """Ends a download too, keeping what is finished; a Hub that is silent is left behind."""
         self._inbox.close()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)

@@ -85,7 +85,7 @@ def load_live(
         tell(Loading(model=command.model, stage=name, done=done, total=total))
 
     stage("finding")
-    folder = resolve(command.model, progress=False)
+    folder = resolve(command.model, report=lambda done, total: stage("downloading", done, total))
     stage("tokenizer")
     tokenizer = load_tokenizer(folder)
     stage("headers")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
 
 
@@ -22,6 +22,9 @@ class FakeHub:
         self.gated: set[str] = set()
         self.break_after: int | None = None
         """Bytes of a file after which the connection is cut."""
+        self.hold_after: int | None = None
+        """Bytes of a file after which it waits for `may_go_on`."""
+        self.may_go_on = Event()
         self.honours_ranges = True
         self.bytes_sent = 0
 
@@ -121,8 +124,14 @@ def serve(hub: FakeHub) -> Iterator[str]:
                 hub.bytes_sent += hub.break_after
                 self.close_connection = True
                 return None
-            hub.bytes_sent += len(part)
             try:
+                if hub.hold_after is not None and len(part) > hub.hold_after:
+                    self.wfile.write(part[: hub.hold_after])
+                    self.wfile.flush()
+                    hub.may_go_on.wait(60)
+                    part = part[hub.hold_after :]
+                    hub.bytes_sent += hub.hold_after
+                hub.bytes_sent += len(part)
                 self.wfile.write(part)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True

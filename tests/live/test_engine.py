@@ -6,7 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlx.core as mx
@@ -319,10 +319,33 @@ def test_closing_while_a_model_is_loaded_does_not_wait_for_it() -> None:
     assert of(Loading, told)[-1].done < of(Loading, told)[-1].total
 
 
-def test_closing_does_not_wait_for_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_told_by_bytes_and_closing_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_ended = threading.Event()
+
+    def download(model: str, *, report: Callable[[int, int], None]) -> Path:
+        try:
+            for _ in range(1000):
+                report(5, 10)
+                has_ended.wait(0.01)
+        finally:
+            has_ended.set()
+        raise AssertionError("nobody ended it")
+
+    monkeypatch.setattr("mlx_mistral.live.model.resolve", download)
+    desk = Desk()
+    desk.engine.submit(Load(model="far/away"))
+    wanted = Loading(model="far/away", stage="downloading", done=5, total=10)
+    desk.until(lambda event: event == wanted)
+    desk.engine.close()
+    assert has_ended.is_set()
+    failed = desk.until(lambda event: isinstance(event, LoadFailed))[-1]
+    assert failed == LoadFailed(model="far/away", error=CLOSING)
+
+
+def test_closing_does_not_wait_for_a_hub_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_for, goes_on = threading.Event(), threading.Event()
 
-    def download(model: str, *, progress: bool) -> Path:
+    def download(model: str, *, report: Callable[[int, int], None]) -> Path:
         asked_for.set()
         goes_on.wait(60)
         raise OSError("the connection is gone")
