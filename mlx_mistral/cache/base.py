@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx_mistral.errors import CacheError
 
 from .mask import Mask, padded_mask
+from .quantized import Rows, check_bits, quantize
+from .rows import extend, from_parts, leading, parts_of, write
 
 STEP = 256
 """Buffers grow by this many tokens, so that shapes stay the same for as many steps."""
@@ -34,19 +36,28 @@ class KVCache(ABC):
 
     left_padding: for a batch of uneven prompts, how many tokens before each row's first
     are padding. Columns then count from the padded start, positions from the first token.
+    kv_bits: of a stored number; None: as wide as what is stored. Every token reads its own
+    key as it will be stored, so that the text does not depend on how it was cut.
+    Raises: CacheError: there are no caches of so many bits.
     """
 
-    def __init__(self, left_padding: Sequence[int] | None = None) -> None:
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+    def __init__(
+        self, left_padding: Sequence[int] | None = None, kv_bits: int | None = None
+    ) -> None:
+        if kv_bits is not None:
+            check_bits(kv_bits)
+        self.keys: Rows | None = None
+        self.values: Rows | None = None
         self.offset = 0
         self.left_padding = tuple(left_padding) if left_padding and any(left_padding) else None
+        self.kv_bits = kv_bits
 
     @abstractmethod
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Rows, Rows]:
         """Stores T new keys and values; returns all that the T new tokens may see.
 
         Shapes: (B, K, T, D) twice -> (B, K, S, D) twice.
+        Raises: CacheError: they cannot be quantized, for their heads are of an odd size.
         """
 
     @abstractmethod
@@ -94,27 +105,30 @@ class KVCache(ABC):
     @property
     def capacity(self) -> int:
         """Tokens for which memory is held now."""
-        return 0 if self.keys is None else self.keys.shape[2]
+        return self.state[0].shape[2] if self.state else 0
 
     @property
     def nbytes(self) -> int:
         """Bytes held by the buffers."""
-        if self.keys is None or self.values is None:
-            return 0
-        return self.keys.nbytes + self.values.nbytes
+        return sum(buffer.nbytes for buffer in self.state)
 
     @property
-    def state(self) -> tuple[mx.array, mx.array] | tuple[()]:
-        """The buffers, for `mx.eval` and for saving."""
-        if self.keys is None or self.values is None:
-            return ()
-        return self.keys, self.values
+    def state(self) -> tuple[mx.array, ...]:
+        """The buffers, for `mx.eval` and for saving, in the order of `state_names`."""
+        return parts_of(self.keys) + parts_of(self.values)
 
     @state.setter
-    def state(self, buffers: tuple[mx.array, mx.array] | tuple[()]) -> None:
-        self.keys, self.values = buffers or (None, None)
+    def state(self, buffers: tuple[mx.array, ...]) -> None:
+        half = len(buffers) // 2
+        self.keys, self.values = from_parts(buffers[:half]), from_parts(buffers[half:])
 
-    def load(self, buffers: tuple[mx.array, mx.array], offset: int) -> None:
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What each buffer of the state is, all of shape (B, K, capacity, any)."""
+        parts = ("",) if self.kv_bits is None else (".weight", ".scales", ".biases")
+        return tuple(kind + part for kind in ("keys", "values") for part in parts)
+
+    def load(self, buffers: tuple[mx.array, ...], offset: int) -> None:
         """Takes over the buffers of a saved cache of the same kind and shape."""
         self.state = buffers
         self.offset = offset
@@ -165,26 +179,28 @@ class KVCache(ABC):
     def _mask_padding(self, queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
         return padded_mask(queries, keys, mx.array(self.left_padding or (0,)), window)
 
-    def _reserve(self, capacity: int, keys: mx.array, values: mx.array) -> None:
+    def _stored(self, rows: mx.array) -> Rows:
+        """Keys or values as the buffers hold them."""
+        return rows if self.kv_bits is None else quantize(rows, self.kv_bits)
+
+    def _reserve(self, capacity: int, keys: Rows, values: Rows) -> None:
         """Makes room for `capacity` tokens of the shape and type of the given ones."""
         missing = capacity - self.capacity
         if missing > 0:
-            self.keys = _extend(self.keys, missing, keys)
-            self.values = _extend(self.values, missing, values)
+            self.keys = extend(self.keys, missing, keys)
+            self.values = extend(self.values, missing, values)
 
-    def _write(self, slot: int, keys: mx.array, values: mx.array) -> None:
+    def _leading(self, n: int) -> tuple[Rows, Rows]:
+        """The keys and values of the first n slots."""
         assert self.keys is not None
         assert self.values is not None
-        start = mx.array([slot])
-        self.keys = mx.slice_update(self.keys, keys, start, axes=(2,))
-        self.values = mx.slice_update(self.values, values, start, axes=(2,))
+        return leading(self.keys, n), leading(self.values, n)
 
-
-def _extend(buffer: mx.array | None, n: int, like: mx.array) -> mx.array:
-    """Zeros, never garbage: a NaN in a value that is masked out would still spread."""
-    batch, heads, _, dim = like.shape
-    room = mx.zeros((batch, heads, n, dim), like.dtype)
-    return room if buffer is None else mx.concatenate([buffer, room], axis=2)
+    def _write(self, slot: int, keys: Rows, values: Rows) -> None:
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys = write(self.keys, slot, keys)
+        self.values = write(self.values, slot, values)
 
 
 def round_up(n: int, step: int = STEP) -> int:

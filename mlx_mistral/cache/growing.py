@@ -11,6 +11,7 @@ from mlx_mistral.errors import ContextError
 
 from .base import KVCache, Snapshot, round_up
 from .mask import Mask, attention_mask
+from .quantized import Rows
 
 _branch_ids = count()
 
@@ -22,9 +23,13 @@ class GrowingCache(KVCache):
     """
 
     def __init__(
-        self, *, limit: int | None = None, left_padding: Sequence[int] | None = None
+        self,
+        *,
+        limit: int | None = None,
+        left_padding: Sequence[int] | None = None,
+        kv_bits: int | None = None,
     ) -> None:
-        super().__init__(left_padding)
+        super().__init__(left_padding, kv_bits)
         self._limit = limit
         # Where the text was last rewritten, oldest first: (first column, unique id).
         self._branches: list[tuple[int, int]] = [(0, next(_branch_ids))]
@@ -33,7 +38,7 @@ class GrowingCache(KVCache):
     def limit(self) -> int | None:
         return self._limit
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Rows, Rows]:
         """Raises: ContextError: the text would outgrow the limit; nothing is stored."""
         end = self.offset + keys.shape[2]
         if self._limit is not None and end > self._limit:
@@ -41,14 +46,14 @@ class GrowingCache(KVCache):
                 f"{end} tokens do not fit a context of {self._limit}; "
                 "shorten the text or ask for a larger context"
             )
+        new_keys, new_values = self._stored(keys), self._stored(values)
         if end > self.capacity:
             room = round_up(end)
-            self._reserve(room if self._limit is None else min(room, self._limit), keys, values)
-        self._write(self.offset, keys, values)
+            room = room if self._limit is None else min(room, self._limit)
+            self._reserve(room, new_keys, new_values)
+        self._write(self.offset, new_keys, new_values)
         self.offset = end
-        assert self.keys is not None
-        assert self.values is not None
-        return self.keys[..., :end, :], self.values[..., :end, :]
+        return self._leading(end)
 
     def make_mask(
         self, n_new: int, window_size: int | None = None, return_array: bool = False

@@ -6,15 +6,14 @@ bits each, so 4 bits take 0.28 and 8 bits 0.53 of what bfloat16 takes (0.31 and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlx_mistral.errors import CacheError
 
 KV_BITS = (8, 4)
-"""The widths that a quantized cache comes in."""
+"""The widths that a quantized cache has."""
 GROUP_SIZES = (64, 32)
 """Numbers that share a scale and a bias, the preferred first."""
 SCALE_BYTES = 2
@@ -63,6 +62,15 @@ def quantize(rows: mx.array, bits: int) -> QuantizedRows:
     return QuantizedRows(weight, scales, biases, rows.shape[2])
 
 
+def check_bits(bits: int) -> None:
+    """Raises: CacheError: there are no caches so wide."""
+    if bits not in KV_BITS:
+        choice = " or ".join(map(str, KV_BITS))
+        raise CacheError(
+            f"a cache of {bits} bits is not available; ask for {choice}, or leave kv_bits out"
+        )
+
+
 def group_size_for(head_dim: int) -> int:
     """Raises: CacheError: no group divides the heads."""
     for size in GROUP_SIZES:
@@ -72,22 +80,3 @@ def group_size_for(head_dim: int) -> int:
         f"heads of {head_dim} numbers cannot be quantized, in groups of "
         f"{' or '.join(map(str, GROUP_SIZES))}; leave kv_bits out"
     )
-
-
-@overload
-def each(f: Callable[..., mx.array], *rows: mx.array) -> mx.array: ...
-@overload
-def each(f: Callable[..., mx.array], *rows: QuantizedRows) -> QuantizedRows: ...
-@overload
-def each(f: Callable[..., mx.array], *rows: Rows) -> Rows: ...
-def each(f: Callable[..., mx.array], *rows: Rows) -> Rows:
-    """A function of buffers along the axis of tokens, on every part of rows of one kind."""
-    if isinstance(rows[0], mx.array):
-        return f(*rows)
-    weight, scales, biases = (f(*part) for part in zip(*(one[:3] for one in rows), strict=True))
-    return QuantizedRows(weight, scales, biases, weight.shape[2])
-
-
-def leading(rows: Rows, n: int) -> Rows:
-    """The first n rows. Those of a quantized buffer stay in it: cutting them out may copy."""
-    return rows._replace(n=n) if isinstance(rows, QuantizedRows) else rows[..., :n, :]

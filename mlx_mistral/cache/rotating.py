@@ -9,6 +9,8 @@ import numpy as np
 
 from .base import KVCache, Snapshot, round_up
 from .mask import Mask, attention_mask, visible
+from .quantized import Rows
+from .rows import cut, join, n_slots, unroll
 
 
 class RotatingCache(KVCache):
@@ -30,8 +32,14 @@ class RotatingCache(KVCache):
     Source: arXiv:2310.06825, section 2 (rolling buffer cache).
     """
 
-    def __init__(self, window: int, *, left_padding: Sequence[int] | None = None) -> None:
-        super().__init__(left_padding)
+    def __init__(
+        self,
+        window: int,
+        *,
+        left_padding: Sequence[int] | None = None,
+        kv_bits: int | None = None,
+    ) -> None:
+        super().__init__(left_padding, kv_bits)
         self._window = window
         self._slots = window
         self._oldest = 0  # the first column whose key has not been overwritten
@@ -40,24 +48,19 @@ class RotatingCache(KVCache):
     def window(self) -> int:
         return self._window
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Rows, Rows]:
         n_new = keys.shape[2]
+        new_keys, new_values = self._stored(keys), self._stored(values)
         if self._fits_in_place(n_new):
-            self._store(keys, values)
-            assert self.keys is not None
-            assert self.values is not None
-            seen = min(self.offset, self._slots)
-            return self.keys[..., :seen, :], self.values[..., :seen, :]
+            self._store(new_keys, new_values)
+            return self._leading(min(self.offset, self._slots))
         past = self._past()
-        if past is None:
-            seen_keys, seen_values = keys, values
-        else:
-            seen_keys = mx.concatenate([past[0], keys], axis=2)
-            seen_values = mx.concatenate([past[1], values], axis=2)
         last = min(n_new, self._slots)
         self.offset += n_new - last
-        self._store(keys[..., n_new - last :, :], values[..., n_new - last :, :])
-        return seen_keys, seen_values
+        self._store(cut(new_keys, n_new - last, n_new), cut(new_values, n_new - last, n_new))
+        if past is None:
+            return new_keys, new_values
+        return join(past[0], new_keys), join(past[1], new_values)
 
     def make_mask(
         self, n_new: int, window_size: int | None = None, return_array: bool = False
@@ -86,7 +89,7 @@ class RotatingCache(KVCache):
         held = self._last(min(self.offset - self._oldest, self._window))
         self._slots, self.keys, self.values = self._window + n, None, None
         if held is not None:
-            oldest = self.offset - held[0].shape[2]
+            oldest = self.offset - n_slots(held[0])
             self.offset = oldest
             self._store(*held)
             self._oldest = oldest
@@ -102,11 +105,12 @@ class RotatingCache(KVCache):
 
     def snapshot(self) -> Snapshot:
         """Holds the ring itself; the next write then goes to a copy of W tokens."""
-        data = (self._window, self._slots, self._oldest, self.state)
+        data = ((self._window, self.kv_bits), self._slots, self._oldest, self.state)
         return Snapshot(type(self), self.offset, data)
 
     def can_restore(self, snapshot: Snapshot) -> bool:
-        return snapshot.owner is type(self) and bool(snapshot.data[0] == self._window)
+        same = (self._window, self.kv_bits)
+        return snapshot.owner is type(self) and bool(snapshot.data[0] == same)
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.offset = snapshot.offset
@@ -116,7 +120,7 @@ class RotatingCache(KVCache):
         self.offset = offset
         self._oldest = min(self._oldest, offset)
 
-    def load(self, buffers: tuple[mx.array, mx.array], offset: int) -> None:
+    def load(self, buffers: tuple[mx.array, ...], offset: int) -> None:
         super().load(buffers, offset)
         self._oldest = max(0, offset - self._window)
 
@@ -124,38 +128,31 @@ class RotatingCache(KVCache):
         """Whether writing so many tokens leaves all keys in the ring that they see."""
         return n_new <= self._slots - self._window + 1
 
-    def _store(self, keys: mx.array, values: mx.array) -> None:
+    def _store(self, keys: Rows, values: Rows) -> None:
         """Writes at most as many tokens as there are slots, around the end of the ring."""
-        n, slots = keys.shape[2], self._slots
+        n, slots = n_slots(keys), self._slots
         end = self.offset + n
         if self.capacity < slots:
             self._reserve(min(round_up(end), slots), keys, values)
         slot = self.offset % slots
         before_end = min(n, slots - slot)
-        self._write(slot, keys[..., :before_end, :], values[..., :before_end, :])
+        self._write(slot, cut(keys, 0, before_end), cut(values, 0, before_end))
         if before_end < n:
-            self._write(0, keys[..., before_end:, :], values[..., before_end:, :])
+            self._write(0, cut(keys, before_end, n), cut(values, before_end, n))
         self.offset = end
         self._oldest = max(self._oldest, end - slots)
 
-    def _past(self) -> tuple[mx.array, mx.array] | None:
+    def _past(self) -> tuple[Rows, Rows] | None:
         """Up to W - 1 last keys and values in the order of the text."""
         return self._last(min(self.offset, self._window - 1))
 
-    def _last(self, n: int) -> tuple[mx.array, mx.array] | None:
+    def _last(self, n: int) -> tuple[Rows, Rows] | None:
         if n == 0 or self.keys is None or self.values is None:
             return None
         first = (self.offset - n) % self._slots
-        return _unroll(self.keys, first, n), _unroll(self.values, first, n)
+        return unroll(self.keys, first, n), unroll(self.values, first, n)
 
     def _columns_in_ring(self, end: int) -> mx.array:
         """Which column each visible slot holds once the tokens before `end` are written."""
         slots = np.arange(min(end, self._slots))
         return mx.array(end - 1 - (end - 1 - slots) % self._slots)
-
-
-def _unroll(ring: mx.array, first: int, n: int) -> mx.array:
-    """n slots from `first` on, around the end of the ring."""
-    if first + n <= ring.shape[2]:
-        return ring[..., first : first + n, :]
-    return mx.concatenate([ring[..., first:, :], ring[..., : first + n - ring.shape[2], :]], axis=2)

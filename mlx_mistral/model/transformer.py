@@ -69,7 +69,11 @@ class Model(nn.Module):
     ) -> list[KVCache]:
         """One cache a layer; see `mlx_mistral.cache.make_cache`."""
         return make_cache(
-            self._config.windows, context=context, kv_bits=kv_bits, left_padding=left_padding
+            self._config.windows,
+            context=context,
+            kv_bits=kv_bits,
+            left_padding=left_padding,
+            head_dim=self._config.head_dim,
         )
 
 
