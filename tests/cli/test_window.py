@@ -2,82 +2,84 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
-import select
-import struct
-import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 from command_line import Run, failed_in_one_line
+from pseudo_terminal import CHAT, CTRL_Q, ENTER, ESCAPE, PseudoTerminal
 
-import mlx_mistral
 from mlx_mistral.cli import window
 from mlx_mistral.sessions.store import Store
+from mlx_mistral.sessions.tree import Message, Tree
 
-LONGEST_SILENCE_SECONDS = 60
-ENTER, CTRL_Q = b"\r", b"\x11"
-
-
-def in_a_terminal(home: Path, *args: str, script: list[tuple[bytes, bytes]]) -> tuple[int, bytes]:
-    """Status and output of the program; each entry is typed once its first part has appeared."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlx_mistral", "chat", *args],
-        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(Path(mlx_mistral.__file__).parents[1]),
-             "TERM": "xterm-256color", "MLX_MISTRAL_HOME": str(home)},
-    )  # fmt: skip
-    os.close(theirs)
-    output, seen, waiting = b"", 0, list(script)
-    while True:
-        if not select.select([ours], [], [], LONGEST_SILENCE_SECONDS)[0]:
-            process.kill()
-            raise TimeoutError(output[-2000:])
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # Linux: the other side is closed
-            break
-        if not part:
-            break
-        output += part
-        if waiting and (place := output.find(waiting[0][0], seen)) >= 0:
-            seen = place + len(waiting[0][0])
-            os.write(ours, waiting.pop(0)[1])
-    os.close(ours)
-    assert not waiting, output[-2000:]
-    return process.wait(timeout=60), output
+QUESTION = "What is a sliding window?"
+ANY_TOKEN_TEMPERATURE = "1000000"
+"""All tokens are as likely: a long reply, which depends on the seed alone."""
 
 
-def test_a_conversation_is_held_kept_and_continued(tmp_path: Path) -> None:
-    question = b"What is a sliding window?"
-    status, output = in_a_terminal(
-        tmp_path,
-        script=[(b"Write a message", question + ENTER), (b"tokens/s", CTRL_Q)],
-    )
-    assert status == 0, output[-2000:]
-    with Store(tmp_path / "sessions.sqlite3") as store:
+def kept(home: Path) -> tuple[Tree, list[Message]]:
+    """The last conversation and its branch that was read."""
+    with Store(home / "sessions.sqlite3") as store:
         last = store.last()
         assert last is not None
-        said = [(message.role, message.content) for message in store.tree(last.id).path()]
-    assert said[0] == ("user", question.decode())
-    assert "window" in said[1][1] or "token" in said[1][1]
-    status, output = in_a_terminal(
-        tmp_path, "--continue", script=[(said[1][1].split()[0].encode(), CTRL_Q)]
-    )
-    assert status == 0, output[-2000:]
+        tree = store.tree(last.id)
+    return tree, tree.path()
+
+
+def test_a_conversation_is_held_stopped_edited_branched_kept_and_continued(tmp_path: Path) -> None:
+    with PseudoTerminal(tmp_path, *CHAT, "--temp", "0", "--seed", "4") as terminal:
+        terminal.until("Write a message")
+        terminal.type(QUESTION + ENTER)
+        terminal.until("tokens/s")
+
+        terminal.type(f"/temp {ANY_TOKEN_TEMPERATURE}{ENTER}")
+        terminal.until("temperature: 1000000")
+        terminal.type("Go on" + ENTER)
+        terminal.until(lambda text: "tokens, " in text and "a second" in text)
+        terminal.type(ESCAPE)
+        terminal.until("· stopped")
+
+        terminal.type(f"/temp 0{ENTER}")
+        terminal.until("temperature: 0")
+        terminal.type(f"/edit 1{ENTER}")
+        terminal.until(f"│ {QUESTION}")
+        terminal.type(" Explain." + ENTER)
+        terminal.until("You · 2 of 2")
+        terminal.until("tokens/s")
+        assert "Go on" not in terminal.text
+
+        terminal.type(f"/branch{ENTER}")
+        terminal.until("· stopped")
+        terminal.type(CTRL_Q)
+        assert terminal.wait() == 0
+        assert not terminal.screen.stray
+        assert b"Traceback" not in terminal.output
+
+    tree, (question, answer, _, stopped) = kept(tmp_path)
+    assert (question.role, question.content) == ("user", QUESTION)
+    assert "window" in answer.content
+    assert stopped.complete
+    assert stopped.statistics is not None
+    assert stopped.statistics.reason == "stopped"
+    assert {m.content for m in tree.messages.values() if m.parent is None} == {
+        QUESTION,
+        f"{QUESTION} Explain.",
+    }
+
+    with PseudoTerminal(tmp_path, *CHAT, "--continue", size=(100, 60)) as terminal:
+        terminal.until("You · 1 of 2")
+        terminal.until(answer.content[:40])
+        terminal.until("Go on")
+        terminal.type(CTRL_Q)
+        assert terminal.wait() == 0
 
 
 def test_there_must_be_something_to_continue(tmp_path: Path) -> None:
-    status, output = in_a_terminal(tmp_path, "--continue", script=[])
-    assert status == 1
-    assert b"no conversation to continue" in output
-    assert b"Traceback" not in output
+    with PseudoTerminal(tmp_path, *CHAT, "--continue") as terminal:
+        assert terminal.wait() == 1
+        assert b"no conversation to continue" in terminal.output
+        assert b"Traceback" not in terminal.output
 
 
 def test_a_window_needs_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
