@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_mistral.errors import CheckpointError
 from mlx_mistral.files.untrusted import shown
-from mlx_mistral.model import Model
+from mlx_mistral.model import Model, fuse
 
 from .dtype import resolve_dtype
 from .headers import Headers
@@ -28,8 +28,9 @@ def load_model(
     """The model in a folder of any layout: official, Hugging Face or MLX.
 
     Floats are cast to `dtype` (default: what suits the device); quantized weights stay as they
-    are. Everything is checked against the headers first, then read one tensor at a time, so
-    that memory peaks at the model and one tensor. With `lazy`, weights are read at first use,
+    are. Everything is checked against the headers first, then read one tensor at a time, and
+    those of one input are joined layer by layer, so that memory peaks at the model and a part
+    of one layer. With `lazy`, weights are read at first use,
     which must then be on this thread.
 
     Raises: ModelNotFoundError: no model there. ConfigError: an unsupported architecture.
@@ -37,8 +38,21 @@ def load_model(
     """
     checkpoint = Checkpoint(folder)
     model = hollow_model(checkpoint, str(folder))
-    fill(model, checkpoint, "", resolve_dtype(dtype), lazy=lazy)
+    for path, part in parts(model):
+        fill(part, checkpoint, path, resolve_dtype(dtype), lazy=lazy)
+        if not lazy:
+            fuse(part)
     return model
+
+
+def parts(model: Model) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that hold a model's parameters, in the order of their work, with their paths."""
+    yield "model.embed_tokens", model.model.embed_tokens
+    for i, layer in enumerate(model.layers):
+        yield f"model.layers.{i}", layer
+    yield "model.norm", model.model.norm
+    if not model.config.tied_embeddings:
+        yield "lm_head", model.lm_head
 
 
 def hollow_model(checkpoint: Checkpoint, where: str) -> Model:

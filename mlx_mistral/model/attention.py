@@ -10,11 +10,12 @@ from mlx_mistral.cache.quantized import QuantizedRows, Rows
 from mlx_mistral.config import ModelConfig
 
 from .banded import banded_attention
+from .fused import Fusable
 from .quantized_attention import dequantized, quantized_attention, reads_quantized
 from .rope import RotaryEmbedding
 
 
-class Attention(nn.Module):
+class Attention(Fusable):
     """Grouped-query attention.
 
     Shapes: B batch, T new tokens, S visible tokens, H query heads, K key/value heads,
@@ -22,9 +23,12 @@ class Attention(nn.Module):
     Source: arXiv:2305.13245; arXiv:2310.06825, section 2.
     """
 
+    fusable = ("q_proj", "k_proj", "v_proj")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._head_dim = config.head_dim
+        self._heads = (config.n_heads, config.n_heads + config.n_kv_heads)
         self._scale = config.head_dim**-0.5
         query_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.dim, query_dim, bias=False)
@@ -42,14 +46,24 @@ class Attention(nn.Module):
         query_scale: mx.array | None = None,
     ) -> mx.array:
         """Shapes: (B, T, dim), position () or (B,) of the first token -> (B, T, dim)."""
-        q = self.rope(self._split_heads(self.q_proj(x)), position)  # (B, H, T, D)
-        k = self.rope(self._split_heads(self.k_proj(x)), position)  # (B, K, T, D)
-        v = self._split_heads(self.v_proj(x))
+        q, k, v = self._project(x, position)  # (B, H | K | K, T, D)
         if query_scale is not None:
             q = q * query_scale.astype(q.dtype)
-        if cache is not None:
-            k, v = cache.update_and_fetch(k, v)  # (B, K, S, D)
-        return self.o_proj(join_heads(attend(q, k, v, self._scale, mask)))
+        seen = (k, v) if cache is None else cache.update_and_fetch(k, v)  # (B, K, S, D)
+        return self.o_proj(join_heads(attend(q, *seen, self._scale, mask)))
+
+    def _project(
+        self, x: mx.array, position: mx.array | int
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        fused = self.fused()
+        if fused is None:
+            q = self.rope(self._split_heads(self.q_proj(x)), position)
+            k = self.rope(self._split_heads(self.k_proj(x)), position)
+            return q, k, self._split_heads(self.v_proj(x))
+        heads = self._split_heads(fused(x))  # (B, H + 2 K, T, D)
+        end_of_q, end_of_k = self._heads
+        rotated = self.rope(heads[:, :end_of_k], position)
+        return rotated[:, :end_of_q], rotated[:, end_of_q:], heads[:, end_of_k:]
 
     def _split_heads(self, x: mx.array) -> mx.array:
         """(B, T, heads * D) -> (B, heads, T, D)."""

@@ -7,12 +7,16 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from .fused import Fusable
 
-class FeedForward(nn.Module):
+
+class FeedForward(Fusable):
     """SwiGLU: down(silu(gate(x)) * up(x)).
 
     Source: arXiv:2002.05202.
     """
+
+    fusable = ("gate_proj", "up_proj")
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -22,7 +26,9 @@ class FeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., dim) -> (..., dim)."""
-        out: mx.array = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        fused = self.fused()
+        gate, up = fused.split(x) if fused else (self.gate_proj(x), self.up_proj(x))
+        out: mx.array = self.down_proj(swiglu(gate, up))
         return out
 
 
