@@ -85,6 +85,27 @@ class KVCache(ABC):
     def _restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot that can be restored."""
 
+    @abstractmethod
+    def _anew(self, kv_bits: int) -> KVCache:
+        """An empty cache like this one, of other bits."""
+
+    def to_quantized(self, group_size: int = 64, bits: int = 8) -> KVCache:
+        """A quantized cache of the same tokens; this one, if it is quantized so already.
+
+        Snapshots are each cache's own.
+        group_size: for mlx-lm's call shape; the heads decide.
+        Raises: CacheError: this one has other bits, or the heads or bits are not to be had.
+        """
+        if self.kv_bits == bits:
+            return self
+        if self.kv_bits is not None:
+            raise CacheError(f"the cache has {self.kv_bits} bits already; start anew for {bits}")
+        other = self._anew(bits)
+        if self.state:
+            parts = (other._stored(one) for one in self.held())
+            other.load(tuple(part for rows in parts for part in parts_of(rows)), self.offset)
+        return other
+
     @property
     def position(self) -> mx.array:
         """The position of the next token as an array: (), or (B,) for a padded batch."""
@@ -128,9 +149,13 @@ class KVCache(ABC):
         parts = ("",) if self.kv_bits is None else (".weight", ".scales", ".biases")
         return tuple(kind + part for kind in ("keys", "values") for part in parts)
 
-    def load(self, buffers: tuple[mx.array, ...], offset: int) -> None:
-        """Takes over the buffers of a saved cache of the same kind and shape."""
-        self.state = buffers
+    def held(self) -> tuple[mx.array, ...]:
+        """What later tokens may need of the state, in the order of the text."""
+        return tuple(buffer[..., : self.offset, :] for buffer in self.state)
+
+    def load(self, held: tuple[mx.array, ...], offset: int) -> None:
+        """Takes over what a cache of the same kind held after `offset` tokens."""
+        self.state = held
         self.offset = offset
 
     def empty(self) -> bool:

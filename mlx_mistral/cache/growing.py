@@ -77,6 +77,9 @@ class GrowingCache(KVCache):
             and self._branch_at(snapshot.offset) == snapshot.data
         )
 
+    def _anew(self, kv_bits: int) -> GrowingCache:
+        return GrowingCache(limit=self._limit, left_padding=self.left_padding, kv_bits=kv_bits)
+
     def _restore(self, snapshot: Snapshot) -> None:
         self._rewind(snapshot.offset)
 

@@ -80,3 +80,16 @@ def group_size_for(head_dim: int) -> int:
         f"heads of {head_dim} numbers cannot be quantized, in groups of "
         f"{' or '.join(map(str, GROUP_SIZES))}; leave kv_bits out"
     )
+
+
+def is_quantized(parts: tuple[mx.array, ...], bits: int) -> bool:
+    """Whether weight, scales and biases fit each other, as `quantize` makes them."""
+    weight, scales, biases = parts
+    head_dim = 32 * weight.shape[-1] // bits
+    groups = head_dim // next((size for size in GROUP_SIZES if head_dim % size == 0), 1)
+    return (
+        weight.dtype == mx.uint32
+        and scales.dtype == biases.dtype
+        and scales.dtype in (mx.float16, mx.bfloat16)
+        and scales.shape == biases.shape == (*weight.shape[:3], groups)
+    )

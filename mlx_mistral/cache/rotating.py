@@ -10,7 +10,7 @@ import numpy as np
 from .base import KVCache, Snapshot, round_up
 from .mask import Mask, attention_mask, visible
 from .quantized import Rows
-from .rows import cut, join, n_slots, unroll
+from .rows import cut, join, n_slots, parts_of, unroll
 
 
 class RotatingCache(KVCache):
@@ -87,12 +87,9 @@ class RotatingCache(KVCache):
         if self._slots == self._window + n:
             return
         held = self._last(min(self.offset - self._oldest, self._window))
-        self._slots, self.keys, self.values = self._window + n, None, None
+        self._slots = self._window + n
         if held is not None:
-            oldest = self.offset - n_slots(held[0])
-            self.offset = oldest
-            self._store(*held)
-            self._oldest = oldest
+            self._refill(*held)
 
     def can_trim(self, n: int) -> bool:
         """All, or as many as leave the W - 1 keys before that place in the ring."""
@@ -112,6 +109,11 @@ class RotatingCache(KVCache):
         same = (self._window, self.kv_bits)
         return snapshot.owner is type(self) and bool(snapshot.data[0] == same)
 
+    def _anew(self, kv_bits: int) -> RotatingCache:
+        other = RotatingCache(self._window, left_padding=self.left_padding, kv_bits=kv_bits)
+        other.allow_trim(self._slots - self._window)
+        return other
+
     def _restore(self, snapshot: Snapshot) -> None:
         self.offset = snapshot.offset
         _, self._slots, self._oldest, self.state = snapshot.data
@@ -120,9 +122,14 @@ class RotatingCache(KVCache):
         self.offset = offset
         self._oldest = min(self._oldest, offset)
 
-    def load(self, buffers: tuple[mx.array, ...], offset: int) -> None:
-        super().load(buffers, offset)
-        self._oldest = max(0, offset - self._window)
+    def held(self) -> tuple[mx.array, ...]:
+        """At most W tokens; W - 1 where the last one has been taken back."""
+        rows = self._last(min(self.offset - self._oldest, self._window))
+        return () if rows is None else parts_of(rows[0]) + parts_of(rows[1])
+
+    def load(self, held: tuple[mx.array, ...], offset: int) -> None:
+        super().load(held, offset)
+        self._refill(*self._leading(self.capacity))
 
     def _fits_in_place(self, n_new: int) -> bool:
         """Whether writing so many tokens leaves all keys in the ring that they see."""
@@ -141,6 +148,14 @@ class RotatingCache(KVCache):
             self._write(0, cut(keys, before_end, n), cut(values, before_end, n))
         self.offset = end
         self._oldest = max(self._oldest, end - slots)
+
+    def _refill(self, keys: Rows, values: Rows) -> None:
+        """A new ring that holds these last tokens alone."""
+        self.keys, self.values = None, None
+        self._oldest = oldest = self.offset - n_slots(keys)
+        self.offset = oldest
+        self._store(keys, values)
+        self._oldest = oldest
 
     def _past(self) -> tuple[Rows, Rows] | None:
         """Up to W - 1 last keys and values in the order of the text."""

@@ -19,8 +19,8 @@ def cut(rows: Rows, start: int, stop: int) -> Rows:
     return each(lambda part: part[..., start:stop, :], rows)
 
 
-def join(*rows: Rows) -> Rows:
-    return each(lambda *parts: mx.concatenate(parts, axis=2), *rows)
+def join(first: Rows, then: Rows) -> Rows:
+    return each(lambda *parts: mx.concatenate(list(parts), axis=2), first, then)
 
 
 def unroll(ring: Rows, first: int, n: int) -> Rows:

@@ -18,8 +18,9 @@ from mlx_mistral.errors import CacheError, CheckpointError
 from mlx_mistral.files.safetensors import read_header
 
 from .base import KVCache
+from .quantized import is_quantized
 
-_FORMAT = "mlx-mistral cache 1"
+_FORMAT = "mlx-mistral cache 2"
 
 
 def save_cache(
@@ -41,8 +42,8 @@ def save_cache(
         raise CacheError("the cache is empty; there is nothing to save")
     arrays = {"token_ids": mx.array(list(token_ids), dtype=mx.int32)}
     for i, one in enumerate(cache):
-        for name, buffer in zip(("keys", "values"), one.state, strict=True):
-            arrays[f"{i}.{name}"] = mx.contiguous(buffer[..., : one.size(), :])
+        for name, rows in zip(one.state_names, one.held(), strict=True):
+            arrays[f"{i}.{name}"] = mx.contiguous(rows)
     metadata = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
@@ -77,20 +78,25 @@ def load_cache(path: str | Path, cache: Sequence[KVCache], *, fingerprint: str) 
     layers = _parse_layers(metadata.get("layers", ""), path)
     expected = [_describe(one) for one in cache]
     if [{**a, "offset": 0} for a in layers] != [{**b, "offset": 0} for b in expected]:
-        raise CacheError(f"{path} was made with another context or window; make it anew")
+        raise CacheError(f"{path} was made with another context, window or kv_bits; make it anew")
     offsets = {layer["offset"] for layer in layers}
     if len(offsets) != 1 or min(offsets) < 1:
         raise CacheError(f"{path} is damaged: its layers hold different texts")
     offset = offsets.pop()
-    pairs = [_pair(i, one, offset, header, arrays, path) for i, one in enumerate(cache)]
-    mx.eval(pairs)
-    for one, pair in zip(cache, pairs, strict=True):
-        one.load(pair, offset)
+    held = [_held(i, one, offset, header, arrays, path) for i, one in enumerate(cache)]
+    mx.eval(held)
+    for one, buffers in zip(cache, held, strict=True):
+        one.load(buffers, offset)
     return list(arrays["token_ids"].tolist()) if "token_ids" in arrays else []
 
 
 def _describe(cache: KVCache) -> dict[str, Any]:
-    return {"window": cache.window, "limit": cache.limit, "offset": cache.offset}
+    return {
+        "window": cache.window,
+        "limit": cache.limit,
+        "kv_bits": cache.kv_bits,
+        "offset": cache.offset,
+    }
 
 
 def _parse_layers(text: str, path: Path) -> list[dict[str, Any]]:
@@ -98,7 +104,7 @@ def _parse_layers(text: str, path: Path) -> list[dict[str, Any]]:
         layers = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CacheError(f"{path} is damaged: its description is not JSON") from error
-    keys = {"window", "limit", "offset"}
+    keys = {"window", "limit", "kv_bits", "offset"}
     if not isinstance(layers, list) or not all(
         isinstance(layer, dict) and set(layer) == keys and type(layer["offset"]) is int
         for layer in layers
@@ -107,20 +113,25 @@ def _parse_layers(text: str, path: Path) -> list[dict[str, Any]]:
     return layers
 
 
-def _pair(
+def _held(
     i: int,
     cache: KVCache,
     offset: int,
     header: dict[str, Any],
     arrays: dict[str, mx.array],
     path: Path,
-) -> tuple[mx.array, mx.array]:
-    held = offset if cache.window is None else min(offset, cache.window)
-    names = (f"{i}.keys", f"{i}.values")
+) -> tuple[mx.array, ...]:
+    window = offset if cache.window is None else cache.window
+    allowed = (min(offset, window), min(offset, window - 1)) if cache.window else (offset,)
+    names = [f"{i}.{name}" for name in cache.state_names]
     for name in names:
-        if name not in header or len(arrays[name].shape) != 4 or arrays[name].shape[2] != held:
+        if name not in header or arrays[name].ndim != 4 or arrays[name].shape[2] not in allowed:
             raise CacheError(f"{path} is damaged: {name} is missing or has the wrong shape")
-    keys, values = (arrays[name] for name in names)
-    if keys.shape != values.shape or keys.dtype != values.dtype:
+    held = tuple(arrays[name] for name in names)
+    kinds = [(one.shape, one.dtype) for one in held]
+    half = len(kinds) // 2
+    if kinds[:half] != kinds[half:]:
         raise CacheError(f"{path} is damaged: keys and values of layer {i} differ in shape")
-    return keys, values
+    if cache.kv_bits is not None and not is_quantized(held[:half], cache.kv_bits):
+        raise CacheError(f"{path} is damaged: layer {i} is not of {cache.kv_bits} bits")
+    return held

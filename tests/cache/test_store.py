@@ -92,11 +92,19 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "layers", ["", "[", "[1]", "{}", '[{"window": null, "limit": null, "offset": "3"}]', "[" * 9999]
+    "layers",
+    [
+        "",
+        "[",
+        "[1]",
+        "{}",
+        '[{"window": null, "limit": null, "kv_bits": null, "offset": "3"}]',
+        "[" * 9999,
+    ],
 )
 def test_a_malformed_description_is_refused(tmp_path: Path, layers: str) -> None:
     path = tmp_path / "c.safetensors"
-    metadata = {"format": "mlx-mistral cache 1", "fingerprint": "x", "layers": layers}
+    metadata = {"format": "mlx-mistral cache 2", "fingerprint": "x", "layers": layers}
     mx.save_safetensors(str(path), {"0.keys": mx.zeros((1, 2, 3, 4))}, metadata)
     with pytest.raises(CacheError):
         load_cache(path, model_of("mistral").make_cache(), fingerprint="x")
