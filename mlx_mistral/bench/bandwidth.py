@@ -1,0 +1,66 @@
+"""How fast this machine moves memory, and how fast it multiplies: the two limits of speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+COPIED_BYTES = 256 << 20
+"""More than any processor's caches hold."""
+ROUNDS = 5
+MATRIX = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bandwidth:
+    """Bytes a second between memory and processor, and who says so."""
+
+    bytes_per_second: float
+    source: str
+
+
+def memory_bandwidth(chip: str = "", *, n_bytes: int = COPIED_BYTES) -> Bandwidth:
+    """A known chip's, by its maker; else that of the faster of two copies, made here and now.
+
+    n_bytes: the size of what is copied; a copy reads as much and writes as much.
+    """
+    return published(chip) or _copied(n_bytes)
+
+
+def published(chip: str) -> Bandwidth | None:
+    """By the chip's name, as the system gives it; None where the table lacks it."""
+    return None
+
+
+def matrix_flops(dtype: mx.Dtype, *, size: int = MATRIX) -> float:
+    """Multiplications and additions a second of a large matrix product, the best of a few."""
+    a, b = mx.random.normal((size, size)).astype(dtype), mx.random.normal((size, size))
+    b = b.astype(dtype)
+    mx.eval(a, b)
+    return 2 * size**3 / _best(lambda: mx.eval(a @ b))
+
+
+def _copied(n_bytes: int) -> Bandwidth:
+    words = max(1, n_bytes // 4)
+    source = mx.zeros((words,), mx.float32)
+    mx.eval(source)
+    seconds = {"a copy by MLX": _best(lambda: mx.eval(source + 1.0))}
+    if mx.default_device().type != mx.DeviceType.gpu:
+        target, original = np.ones(words, np.float32), np.ones(words, np.float32)
+        seconds["a copy by NumPy"] = _best(lambda: np.copyto(target, original))
+    best = min(seconds, key=lambda name: seconds[name])
+    return Bandwidth(bytes_per_second=2 * 4 * words / seconds[best], source=f"measured: {best}")
+
+
+def _best(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return max(min(times), 1e-9)

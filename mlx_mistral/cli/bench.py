@@ -1,0 +1,274 @@
+"""`bench`: tokens per second, memory, and the share of the machine's bandwidth."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_mistral.errors import MlxMistralError
+
+from . import options
+from .bench_text import Report, sweep_lines
+from .terminal import Progress, note, write_json, write_lines
+
+if TYPE_CHECKING:
+    from mlx_mistral.bench import Program, Result
+    from mlx_mistral.bench.cases import Case
+    from mlx_mistral.checkpoint import Headers
+
+MLX_LM = "mlx-lm"
+PAUSE_SECONDS = 0.5
+_COUNT = re.compile(r"(\d{1,9})([kK]?)", re.ASCII)
+
+
+def add_to(commands: options.Commands) -> None:
+    parser = options.new_command(
+        commands, "bench", does="measure speed, memory and the share of the bandwidth", run=run
+    )
+    parser.epilog = (
+        "Lists are separated by commas, and 4k is 4096. pp512 reads a prompt of 512 tokens, tg128 "
+        "writes 128 tokens after one; `@ d4096` stands behind 4096 tokens of text, b8 is a batch "
+        "of 8, whose tokens per second are those of all. Speeds are medians of the trials. "
+        "A share of the bandwidth counts the bytes that a token must move at least."
+    )
+    options.add_model(parser)
+    _add_tests(parser)
+    parser.add_argument(
+        "--against", metavar="WHAT",
+        help=f"the same in turn with {MLX_LM}, another model, or a folder with another build",
+    )  # fmt: skip
+    parser.add_argument(
+        "--speculate", action="store_true", help="draft tokens from the text so far"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw an .svg (or .png)")
+    parser.add_argument(
+        "--sweep", action="store_true",
+        help="try MLX settings that only a new process can have, and say which are best",
+    )  # fmt: skip
+    options.add_loading(parser)
+    options.add_output(parser)
+
+
+def _add_tests(parser: argparse.ArgumentParser) -> None:
+    for flags, default, least, does in (
+        (("-p", "--prompt-tokens"), "512", 0, "lengths of prompts to read; 0: none"),
+        (("-g", "--gen-tokens"), "128", 0, "lengths of replies to write; 0: none"),
+        (("--depth",), "0", 0, "tokens that the context holds already"),
+        (("--batch",), "1", 1, "texts at once"),
+    ):
+        parser.add_argument(
+            *flags, type=counts(least), default=counts(least)(default), metavar="N,…",
+            help=f"{does} (default: {default})",
+        )  # fmt: skip
+    parser.add_argument(
+        "-n", "--trials", type=options.positive, default=5, metavar="N",
+        help="runs of each test, after one that does not count (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pause", type=options.not_negative, default=PAUSE_SECONDS, metavar="SECONDS",
+        help="rest before each run (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fill", choices=("read", "random"), default="read",
+        help="a depth is a text that is read, or random keys and values, which is quicker",
+    )  # fmt: skip
+
+
+def counts(least: int) -> Callable[[str], list[int]]:
+    """A reader of whole numbers, separated by commas, with k for 1024."""
+
+    def read(text: str) -> list[int]:
+        values = []
+        for item in text.split(","):
+            found = _COUNT.fullmatch(item.strip())
+            value = int(found[1]) * (1024 if found[2] else 1) if found else -1
+            if not least <= value <= options.MAX_COUNT:
+                raise argparse.ArgumentTypeError(
+                    f"{item!r} is not a whole number from {least} on; write 512 or 0,4k,16k"
+                )
+            values.append(value)
+        return list(dict.fromkeys(values))
+
+    return read
+
+
+def run(args: argparse.Namespace) -> None:
+    options.refuse_unavailable(args, "--memory")
+    if args.plot:
+        from mlx_mistral.bench.plot import check_plot
+
+        check_plot(args.plot)
+    if args.speculate:
+        from mlx_mistral.bench.ours import check_option
+
+        check_option("speculate")
+    progress = Progress(quiet=args.quiet or args.json)
+    try:
+        if args.sweep:
+            _sweep(args, progress)
+            return
+        report = _measure(args, progress)
+    finally:
+        progress.clear()
+    if args.json:
+        write_json(report.to_json())
+    else:
+        write_lines(report.to_lines())
+    for remark in report.remarks():
+        note(remark, quiet=args.quiet)
+
+
+def _measure(args: argparse.Namespace, progress: Progress) -> Report:
+    from mlx_mistral import bench
+    from mlx_mistral.bench.cases import check_context
+    from mlx_mistral.checkpoint import read_folder, resolve
+    from mlx_mistral.checkpoint.dtype import resolve_dtype
+
+    folder = resolve(args.model, progress=not args.quiet)
+    headers = read_folder(folder)
+    cases = _cases(args)
+    check_context(cases, headers.config)
+    dtype = resolve_dtype(args.dtype)
+    works = {
+        case: bench.work_of(case, headers.config, headers.parameters, dtype.size) for case in cases
+    }
+    card = bench.machine_card()
+    bandwidth = bench.memory_bandwidth(card["chip"])
+    with ExitStack() as stack:
+        programs = []
+        for start in _programs(args, folder):
+            progress.show("loading")
+            programs.append(stack.enter_context(closing(start())))
+        results = bench.run_cases(
+            programs,
+            cases,
+            trials=args.trials,
+            pause_seconds=args.pause,
+            drawn=args.fill == "random",
+            works=works,
+            bytes_per_second=bandwidth.bytes_per_second,
+            progress=progress.show,
+        )
+    if args.plot:
+        _plot(args, {one.name: found for one, found in zip(programs, results, strict=True)},
+              bandwidth.bytes_per_second, dtype)  # fmt: skip
+    return Report(
+        model=_card_of(args, headers, str(dtype).rpartition(".")[2]),
+        machine=card | {"bandwidth": bandwidth.bytes_per_second,
+                        "bandwidth_source": bandwidth.source},
+        versions=bench.versions(*(["mlx-lm"] if args.against == MLX_LM else [])),
+        method={
+            "trials": args.trials,
+            "pause_seconds": args.pause,
+            "fill": args.fill,
+            "speculate": args.speculate,
+        },
+        results=results[0],
+        against=programs[1].name if args.against else None,
+        against_results=results[1] if args.against else [],
+    )  # fmt: skip
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    """Raises: MlxMistralError: nothing is left to be measured."""
+    from mlx_mistral.bench import cases_for
+
+    cases = cases_for(
+        prompt_tokens=args.prompt_tokens,
+        gen_tokens=args.gen_tokens,
+        depths=args.depth,
+        batches=args.batch,
+    )
+    if not cases:
+        raise MlxMistralError(
+            "there is nothing to measure: prompts behind a text are read one at a time; "
+            "give --gen-tokens, --depth 0 or --batch 1"
+        )
+    return cases
+
+
+def _programs(args: argparse.Namespace, folder: Path) -> Iterator[Callable[[], Program]]:
+    """This program, and what it is compared with, each to be started when its turn comes."""
+    from mlx_mistral.bench.ours import Ours
+    from mlx_mistral.bench.remote import Remote, is_build
+
+    ways: dict[str, Any] = {"speculate": True} if args.speculate else {}
+    yield lambda: Ours(str(folder), dtype=args.dtype, **ways)
+    if args.against == MLX_LM:
+        from mlx_mistral.bench.peer import MlxLm
+
+        yield lambda: MlxLm(str(folder), dtype=args.dtype)
+    elif args.against and is_build(Path(args.against)):
+        yield lambda: Remote(Path(args.against), str(folder), dtype=args.dtype)
+    elif args.against:
+        from mlx_mistral.checkpoint import resolve
+
+        other = resolve(args.against, progress=not args.quiet)
+        yield lambda: Ours(str(other), dtype=args.dtype, name=args.against, **ways)
+
+
+def _card_of(args: argparse.Namespace, headers: Headers, dtype: str) -> dict[str, Any]:
+    config = headers.config
+    quantization = config.quantization.default if config.quantization else None
+    return {
+        "name": args.model,
+        "family": config.family,
+        "parameters": headers.parameter_count,
+        "active_parameters": headers.active_parameter_count,
+        "weight_bytes": headers.weight_bytes,
+        "quantization": quantization
+        and f"{quantization.mode} {quantization.bits}-bit, group {quantization.group_size}",
+        "sliding_window": config.sliding_window,
+        "dtype": dtype,
+    }
+
+
+def _plot(
+    args: argparse.Namespace,
+    results: dict[str, list[Result]],
+    bytes_per_second: float,
+    dtype: Any,
+) -> None:
+    from mlx_mistral.bench.bandwidth import matrix_flops
+    from mlx_mistral.bench.plot import write_plot
+
+    write_plot(
+        args.plot,
+        results,
+        bytes_per_second=bytes_per_second,
+        flops_per_second=matrix_flops(dtype),
+    )
+
+
+def _sweep(args: argparse.Namespace, progress: Progress) -> None:
+    """Raises: MlxMistralError: together with what only one process can do."""
+    from mlx_mistral.bench.sweep import best, sweep
+
+    for flag in ("against", "plot"):
+        if getattr(args, flag):
+            raise MlxMistralError(f"--sweep and --{flag} are measured apart; leave one out")
+    tried = sweep(_arguments(args), progress=progress.show)
+    progress.clear()
+    chosen = best(tried)
+    if args.json:
+        write_json(
+            {"sweep": [one.to_json() for one in tried], "best": [one.to_json() for one in chosen]}
+        )
+    else:
+        write_lines(sweep_lines(tried, chosen))
+
+
+def _arguments(args: argparse.Namespace) -> Sequence[str]:
+    """The command line again, for a process of its own."""
+    lists = {"-p": args.prompt_tokens, "-g": args.gen_tokens, "--depth": args.depth,
+             "--batch": args.batch}  # fmt: skip
+    words = [args.model, "-n", str(args.trials), "--pause", str(args.pause), "--fill", args.fill]
+    for flag, values in lists.items():
+        words += [flag, ",".join(map(str, values))]
+    if args.dtype:
+        words += ["--dtype", args.dtype]
+    return [*words, *(["--speculate"] if args.speculate else [])]
