@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import ClassVar, TypeVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -15,8 +15,10 @@ from textual.signal import Signal
 
 from mlx_mistral.errors import SessionError
 from mlx_mistral.live.commands import Load, Settings
+from mlx_mistral.live.events import Loaded
 from mlx_mistral.live.protocol import Engine
 from mlx_mistral.sessions.preferences import Preferences
+from mlx_mistral.sessions.rows import Session
 from mlx_mistral.sessions.store import Store
 from mlx_mistral.sessions.tree import Tree
 
@@ -27,7 +29,9 @@ from .chat.screen import ChatScreen
 from .chat.settings import after, changed_line, kept, preferred, to_keep
 from .commands.parse import Command
 from .commands.table import help_lines
+from .store_thread import StoreThread
 
+Result = TypeVar("Result")
 DARK, LIGHT = "textual-dark", "textual-light"
 
 
@@ -70,27 +74,46 @@ class ChatApp(App[None]):
         """
         super().__init__()
         self.animation_level = "none"  # each frame of an animation is sent over ssh
-        preferences = preferences or Preferences()
+        self.preferences = preferences or Preferences()
         self.engine = engine
-        self.store = store
-        self.theme = preferences.theme if preferences.theme in self.available_themes else DARK
+        self.store = None if store is None else StoreThread(store)
+        self.theme = (
+            self.preferences.theme if self.preferences.theme in self.available_themes else DARK
+        )
         self.told: Signal[Batch] = Signal(self, "told")
         self._cache_tokens = context
         self._model = model
         self._bridge = Bridge(self._deliver)
-        self.chat = ChatScreen(
-            engine, self.conversation(session), self._settings(preferences, session), model
-        )
-
-    def conversation(self, session: int | None = None) -> Conversation:
-        """A session of the store, or a new one. Raises: SessionError: it is not there."""
-        keeper: Keeper
-        if self.store is None:
-            keeper, tree = Unkept(), Tree()
+        if store is None or session is None:
+            settings, tree = preferred(self.preferences), Tree()
         else:
-            keeper = Kept(self.store, session, self._described)
-            tree = Tree() if session is None else self.store.tree(session)
-        return Conversation(keeper, tree, failed=self._not_kept)
+            settings = self._settings_of(store.session(session))
+            tree = store.tree(session)
+        self.chat = ChatScreen(engine, self.conversation(session, tree), settings, model)
+
+    def conversation(self, session: int | None = None, tree: Tree | None = None) -> Conversation:
+        """One that goes on with a session of the store, of which `tree` is known; or a new one."""
+        keeper: Keeper = Unkept()
+        if self.store is not None:
+            first = max(tree.messages, default=0) + 1 if tree else 1
+            keeper = Kept(
+                self.store, session, self._described, first_id=first, failed=self._not_kept
+            )
+        return Conversation(keeper, tree)
+
+    async def open_session(self, id: int) -> None:
+        """Shows a session of the store, with the settings that it was kept with.
+
+        Raises: SessionError: it is not there.
+        """
+        if self.store is None:
+            return
+        session, tree = await self.store.ask(lambda store: (store.session(id), store.tree(id)))
+        self.chat.settings = self._settings_of(session)
+        await self.chat.show_conversation(self.conversation(id, tree))
+        if session.model and session.model != self.chat.model:
+            line = f"this conversation was with {session.model}; /model {session.model} loads it"
+            await self.chat.say("notice", line)
 
     def on_mount(self) -> None:
         self._bridge.open()
@@ -102,6 +125,8 @@ class ChatApp(App[None]):
         self._bridge.close()
         self.engine.stop()
         self.chat.conversation.end(None, "stopped", "")
+        if self.store is not None:
+            await asyncio.to_thread(self.store.close)
         await asyncio.to_thread(self.engine.close)
 
     def load(self, model: str) -> None:
@@ -132,13 +157,15 @@ class ChatApp(App[None]):
     async def on_engine_told(self, event: EngineTold) -> None:
         await self.chat.hear(event.events)
         self.told.publish(event.events)
+        if any(isinstance(each, Loaded) for each in event.events):
+            self.keep_settings()
 
     async def on_chat_screen_asked(self, event: ChatScreen.Asked) -> None:
         """The commands that need no other screen."""
         command, chat = event.command, self.chat
         if (changed := after(chat.settings, command)) is not None:
             chat.settings = changed
-            self._keep_settings()
+            self.keep_settings()
             await chat.say("notice", changed_line(command))
             return
         match command.name:
@@ -151,7 +178,7 @@ class ChatApp(App[None]):
             case "clear":
                 await chat.show_conversation(self.conversation())
             case "save":
-                await self._save(str(command.value or ""))
+                self.run_worker(self._save(str(command.value or "")))
             case "help":
                 name = str(command.value or "")
                 await chat.say("notice", "\n".join(help_lines(name)))
@@ -175,33 +202,38 @@ class ChatApp(App[None]):
     def _described(self) -> tuple[str, dict[str, str | int | float | bool | None]]:
         return self.chat.model, to_keep(self.chat.settings)
 
+    def keep_settings(self) -> None:
+        """The session goes on with the settings and the model that there are now."""
+        keeper = self.chat.conversation.keeper
+        if isinstance(keeper, Kept):
+            keeper.configure()
+
+    async def ask_session(self, act: Callable[[Store, int], Result]) -> Result | None:
+        """What an act returns of the session as it is on disk; None: there is none.
+
+        Raises: what the act raises.
+        """
+        keeper = self.chat.conversation.keeper
+        return await keeper.ask(act) if isinstance(keeper, Kept) else None
+
     async def _save(self, title: str) -> None:
-        session = self.chat.conversation.keeper.session
-        if self.store is None or session is None:
-            await self.chat.say("error", "there is nothing to save yet; write a message first")
-            return
+        def save(store: Store, id: int) -> str:
+            return f"saved as {store.rename(id, title).title}" if title else "saved"
+
         try:
-            line = f"saved as {self.store.rename(session, title).title}" if title else "saved"
+            line = await self.ask_session(save)
         except SessionError as error:
             await self.chat.say("error", str(error))
         else:
-            await self.chat.say("notice", line)
+            if line is None:
+                await self.chat.say("error", "there is nothing to save; write a message first")
+            else:
+                await self.chat.say("notice", line)
 
-    def _keep_settings(self) -> None:
-        session = self.chat.conversation.keeper.session
-        if self.store is not None and session is not None:
-            model, settings = self._described()
-            try:
-                self.store.configure(session, model=model, settings=settings)
-            except SessionError as error:
-                self._not_kept(f"{error} The change is not saved.")
-
-    def _settings(self, preferences: Preferences, session: int | None) -> Settings:
-        settings = preferred(preferences)
-        if self.store is None or session is None:
-            return settings
-        return kept(settings, self.store.session(session).settings)
+    def _settings_of(self, session: Session) -> Settings:
+        return kept(preferred(self.preferences), session.settings)
 
     def _not_kept(self, line: str) -> None:
+        """From the store's thread."""
         with contextlib.suppress(RuntimeError):
             self.call_later(self.chat.say, "error", line)

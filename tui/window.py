@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -18,8 +17,6 @@ from textual.widgets import Footer
 from mlx_mistral.errors import MlxMistralError
 from mlx_mistral.live.commands import Watch
 from mlx_mistral.live.events import Event, Piece
-from mlx_mistral.sessions.export import export_json, export_markdown
-from mlx_mistral.sessions.store import Store
 
 from .app import ChatApp
 from .bridge import Batch
@@ -32,6 +29,8 @@ from .pickers.models import ModelPicker
 from .pickers.sessions import Opened, SessionPicker
 from .settings import SettingsForm
 from .settings_form import Chosen
+from .transfer import exported, imported
+from .visible import one_line
 
 
 class TokenScreen(ModalScreen[tuple[int, ...] | None]):
@@ -88,7 +87,7 @@ class ChatWindow(ChatApp):
         """What can be completed after /model; a cache that cannot be read offers nothing."""
         with contextlib.suppress(MlxMistralError, OSError):
             names = [row.name for row in await asyncio.to_thread(models.rows)]
-            self.chat.model_names = lambda: names
+            self.chat.completion.model_names = lambda: names
 
     def _show(self, events: Batch) -> None:
         for event in events:
@@ -110,6 +109,7 @@ class ChatWindow(ChatApp):
         yield SystemCommand("Models", "Load or pull a model", self.action_models)
         yield SystemCommand("Tokens", "The last reply token by token", self.action_tokens)
         yield SystemCommand("Conversations", "Open, search, rename", self.action_sessions)
+        yield SystemCommand("Import", "Take over a conversation from a file", self.action_import)
 
     async def carry_out(self, command: Command) -> None:
         value = str(command.value or "")
@@ -123,7 +123,9 @@ class ChatWindow(ChatApp):
             case "search":
                 self.action_sessions(value)
             case "export":
-                await self._report(lambda: self._export_this(value))
+                self.run_worker(self._report(self._export(value)))
+            case "import":
+                self.run_worker(self._report(self._import(value)))
             case _:
                 await super().carry_out(command)
 
@@ -145,7 +147,7 @@ class ChatWindow(ChatApp):
     def _settings_chosen(self, chosen: Chosen | None) -> None:
         if chosen is not None:
             self.chat.settings, self.theme = chosen.settings, chosen.theme
-            self._keep_settings()
+            self.keep_settings()
 
     def action_models(self) -> None:
         """Opens the list of models."""
@@ -165,16 +167,33 @@ class ChatWindow(ChatApp):
             return
         self.push_screen(SessionPicker(self.store, query=query), self._session_chosen)
 
-    async def _session_chosen(self, opened: Opened | None) -> None:
+    def _session_chosen(self, opened: Opened | None) -> None:
         if opened is not None:
-            await self.chat.show_conversation(self.conversation(opened.session))
+            self.run_worker(self._report(self.open_session(opened.session)))
 
     @on(SessionPicker.ExportAsked)
     def _export_asked(self, event: SessionPicker.ExportAsked) -> None:
+        self.run_worker(self._export_listed(event.picker, event.session))
+
+    async def _export_listed(self, picker: SessionPicker, id: int) -> None:
+        assert self.store is not None
         try:
-            event.picker.note(self._export(event.session, ""))
+            picker.note(await self.store.ask(lambda store: exported(store, id, "")))
         except (MlxMistralError, OSError) as error:
-            event.picker.note(str(error))
+            picker.note(str(error))
+
+    @on(SessionPicker.ImportAsked)
+    def action_import(self) -> None:
+        """Begins the command that takes over a conversation from a file."""
+        self.chat.composer.write("/import ")
+        self.chat.composer.focus()
+
+    async def _import(self, path: str) -> str | None:
+        if self.store is None:
+            return "nothing is kept in this window; open one that keeps conversations"
+        session = await self.store.ask(lambda store: imported(store, path))
+        await self.open_session(session.id)
+        return f"imported: {one_line(session.title)}, {session.n_messages} messages"
 
     def action_tokens(self) -> None:
         """Opens the last reply token by token; turns watching on where it was off."""
@@ -193,27 +212,16 @@ class ChatWindow(ChatApp):
         self._watch = watch
         self.engine.submit(watch)
 
-    async def _report(self, act: Callable[[], str | None]) -> None:
+    async def _report(self, act: Awaitable[str | None]) -> None:
+        """Shows what came of something that is done with a file or the store."""
         try:
-            line = act()
+            line = await act
         except (MlxMistralError, OSError) as error:
             await self.chat.say("error", str(error))
         else:
             if line:
                 await self.chat.say("notice", line)
 
-    def _export_this(self, path: str) -> str:
-        session = self.chat.conversation.keeper.session
-        if session is None:
-            return "there is nothing to export yet; write a message first"
-        return self._export(session, path)
-
-    def _export(self, id: int, path: str) -> str:
-        """Writes a conversation to a file that is not there yet. Raises: SessionError, OSError."""
-        assert isinstance(self.store, Store)
-        session, tree = self.store.session(id), self.store.tree(id)
-        target = Path(path or f"conversation-{id}.md").expanduser()
-        as_json = target.suffix == ".json"
-        with target.open("x", encoding="utf-8") as file:
-            file.write((export_json if as_json else export_markdown)(session, tree))
-        return f"written to {target.absolute()}"
+    async def _export(self, path: str) -> str:
+        line = await self.ask_session(lambda store, id: exported(store, id, path))
+        return line or "there is nothing to export yet; write a message first"

@@ -24,7 +24,7 @@ async def test_a_file_is_counted_once_while_it_is_written_and_sent_between_fence
     (tmp_path / "notes.txt").write_text("buy milk\n")
     (tmp_path / "copy").write_text("buy milk\n")
     async with window() as w:
-        w.chat.folder = tmp_path
+        w.chat.completion.folder = tmp_path
         await w.press(*"@notes.txt")
         await w.until(lambda: w.engine.counts)
         await w.press(*" @copy")
@@ -48,7 +48,7 @@ async def test_a_new_model_counts_anew_and_a_count_that_failed_ends_no_reply(
 ) -> None:
     (tmp_path / "a.txt").write_text("text")
     async with window(load=False) as w:
-        w.chat.folder = tmp_path
+        w.chat.completion.folder = tmp_path
         await w.press(*"@a.txt")
         await w.until(lambda: "a.txt: 4 bytes" in w.text)
         assert not w.engine.counts
@@ -77,7 +77,7 @@ async def test_a_refusal_is_one_line_and_the_message_stays(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     async with window() as w:
-        w.chat.folder = tmp_path
+        w.chat.completion.folder = tmp_path
         await w.send(f"see @{name} please")
         await w.until(lambda: w.said())
         ((role, line),) = w.said()
@@ -102,7 +102,7 @@ async def test_a_message_that_is_taken_back_or_edited_attaches_its_file_once(
 ) -> None:
     (tmp_path / "a.py").write_text("@property\n")
     async with window() as w:
-        w.chat.folder = tmp_path
+        w.chat.completion.folder = tmp_path
         await w.send("one")
         await w.until(lambda: w.engine.replies)
         await w.send("@a.py")

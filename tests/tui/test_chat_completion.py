@@ -16,7 +16,7 @@ def offered(w: Window) -> bool:
 
 async def test_a_command_is_taken_by_tab_and_what_follows_it_is_offered_next() -> None:
     async with window() as w:
-        w.chat.model_names = lambda: ["mistral-7b", "mixtral-8x7b"]
+        w.chat.completion.model_names = lambda: ["mistral-7b", "mixtral-8x7b"]
         await w.press(*"/mod")
         await w.until(lambda: offered(w))
         assert "› /model" in w.text
@@ -44,7 +44,7 @@ async def test_a_path_is_taken_folder_by_folder_in_the_middle_of_a_text(tmp_path
     (tmp_path / "a folder" / "notes.txt").write_text("x")
     (tmp_path / "a folder" / "bad\x1b[2Jname").write_text("x")
     async with window() as w:
-        w.chat.folder = tmp_path
+        w.chat.completion.folder = tmp_path
         await w.press(*"one", "ctrl+j", *"see  now", *["left"] * 4, *"@a", "tab")
         assert w.composer.text == 'one\nsee @"a folder/ now'
         await w.press("tab")

@@ -13,9 +13,11 @@ from mlx_mistral.tui.commands.attach import (
     Attachment,
     AttachmentError,
     attached,
-    complete_path,
+    beginning,
+    list_folder,
     mention_at,
     mentions,
+    parent_of,
     quoted,
     read,
 )
@@ -24,9 +26,13 @@ from mlx_mistral.tui.commands.parse import Command, Refused, is_command, message
 from mlx_mistral.tui.commands.table import BY_NAME, COMMANDS, help_lines
 
 PROMISED = (
-    "model system temp top-p max-tokens seed save export retry branch edit search stats tokens "
-    "clear help quit"
+    "model system temp top-p max-tokens seed save export import retry branch edit search stats "
+    "tokens clear help quit"
 )
+
+
+def complete_path(begun: str, folder: Path) -> list[str]:
+    return beginning(begun, list_folder(parent_of(begun), folder))
 
 
 def test_the_commands_are_those_promised_and_fit_a_line_of_help() -> None:

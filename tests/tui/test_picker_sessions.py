@@ -16,6 +16,7 @@ from mlx_mistral.sessions.plain_text import Snippet
 from mlx_mistral.sessions.store import Store
 from mlx_mistral.tui.pickers.session_rows import Row, age, listed, row_content
 from mlx_mistral.tui.pickers.sessions import Opened, SessionPicker
+from mlx_mistral.tui.store_thread import StoreThread
 
 NOW = 1_000_000.0
 
@@ -42,7 +43,7 @@ class Screen(App[None]):
         self.exported: list[int] = []
 
     def on_mount(self) -> None:
-        picker = SessionPicker(self._store, query=self._query, clock=lambda: NOW)
+        picker = SessionPicker(StoreThread(self._store), query=self._query, clock=lambda: NOW)
         self.push_screen(picker, self.opened.append)
 
     def on_session_picker_export_asked(self, event: SessionPicker.ExportAsked) -> None:

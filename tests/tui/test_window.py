@@ -80,7 +80,7 @@ async def test_names_of_models_are_completed() -> None:
     app = ChatWindow(engine)
     app.models = TwoModels()
     async with window(engine, app=app) as opened:
-        await opened.until(lambda: opened.chat.model_names() == ["demo", "other"])
+        await opened.until(lambda: opened.chat.completion.model_names() == ["demo", "other"])
 
 
 async def test_the_form_changes_how_replies_are_made() -> None:

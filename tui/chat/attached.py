@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from mlx_mistral.live.commands import Count
-from mlx_mistral.live.events import Counted, Failed
+from mlx_mistral.live.events import Counted, Event, Failed, Loaded, LoadFailed
 from mlx_mistral.tui.commands.attach import Attachment, AttachmentError, mentions, read
 from mlx_mistral.tui.commands.parse import is_command
 from mlx_mistral.tui.visible import clipped, visible
@@ -96,10 +96,16 @@ class Attached(Static):
         self._counts.forget()
         self._ask()
 
-    def hear(self, event: Counted | Failed) -> None:
-        """An answer that may be to one of its questions."""
-        if self._counts.hear(event):
-            self._show()
+    def hear(self, events: Iterable[Event]) -> None:
+        """What an engine tells: answers to its questions, and whether any can be asked."""
+        for event in events:
+            match event:
+                case Loaded():
+                    self.allow(True)
+                case LoadFailed():
+                    self.allow(False)
+                case Counted() | Failed() if self._counts.hear(event):
+                    self._show()
 
     def on_resize(self) -> None:
         self._show()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 from textual import events, on
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import TextArea
 
 from mlx_mistral.tui.commands.complete import Candidate
+from mlx_mistral.tui.visible import one_line
 
 from .attached import escaped
 from .candidates import Choice
@@ -23,11 +25,21 @@ FOLDED_LETTERS = 4_000
 FOLDED_LINES = 60
 
 
+class Completes(Protocol):
+    """What could stand at a cursor, now or soon."""
+
+    @property
+    def is_listing(self) -> bool: ...
+
+    def candidates(self, text: str, cursor: int, *, edits: bool) -> Sequence[Candidate]: ...
+
+
 class Composer(TextArea):
     """Enter sends; Shift+Enter and Ctrl+J add a line; a long paste is folded, and sent whole."""
 
     DEFAULT_CSS = """
     Composer { height: auto; min-height: 3; max-height: 10; border: round $panel; padding: 0 1; }
+    Composer { min-width: 5; }
     Composer:focus { border: round $primary; }
     """
 
@@ -57,9 +69,10 @@ class Composer(TextArea):
         self.prompts = History()
         self.edits: int | None = None
         """The own message that is being written anew."""
-        self.candidates: Callable[[str, int], Sequence[Candidate]] = lambda text, cursor: ()
-        """Of a text and a place in it."""
+        self.completion: Completes | None = None
         self.choice = Choice()
+        self._tab_at: str | None = None
+        """A text in which Tab was pressed before there was anything to take."""
         self._folded: dict[str, str] = {}
         self._draft: str | None = None
 
@@ -70,6 +83,10 @@ class Composer(TextArea):
             return self.text
         labels = re.compile("|".join(map(re.escape, self._folded)))
         return labels.sub(lambda found: self._folded[found.group()], self.text)
+
+    def tell(self, line: str) -> None:
+        """Shows below what is typed what is being waited for; empty: nothing."""
+        self.border_subtitle = Content(one_line(line)) if line else None
 
     def write(self, text: str) -> None:
         """Puts a text into the composer, folded where it is long; the cursor is at its end."""
@@ -148,14 +165,19 @@ class Composer(TextArea):
         found: Sequence[Candidate] = ()
         if text != self.choice.quiet_at:
             self.choice.quiet_at = None
-            if self.selection.is_empty:
-                found = self.candidates(text, cursor)
+            if self.selection.is_empty and self.completion is not None:
+                edits = self.edits is not None
+                found = self.completion.candidates(text, cursor, edits=edits)
         self.choice.offer([each for each in found if each.text != text[each.begin : each.end]])
+        if self.choice and self._tab_at == text:
+            self.take()
+            return
         self.post_message(self.Offered())
 
     def take(self) -> None:
         """Writes the marked candidate; what it may go on with is offered next."""
         taken = self.choice.taken
+        self._tab_at = None
         begin, end = location_of(self.text, taken.begin), location_of(self.text, taken.end)
         self.move_cursor(self.replace(taken.text, begin, end).end_location)
         if not taken.text.endswith(("/", " ")):
@@ -168,6 +190,9 @@ class Composer(TextArea):
             return False
         self.offer()
         if not self.choice:
+            if key == "tab" and self.completion is not None and self.completion.is_listing:
+                self._tab_at = self.text
+                return True
             return False
         if key == "tab":
             self.take()
@@ -180,6 +205,7 @@ class Composer(TextArea):
         return True
 
     async def _on_key(self, event: events.Key) -> None:
+        self._tab_at = None
         if self._choose(event.key):
             event.stop()
             event.prevent_default()

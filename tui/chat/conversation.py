@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlx_mistral.errors import SessionError
 from mlx_mistral.live.commands import Message as Said
 from mlx_mistral.live.commands import Reply, Settings
 from mlx_mistral.live.events import Progress
 from mlx_mistral.sessions.tree import Message, Place, Statistics, Tree
 
 from .entry import Entry, kept_note
-from .keeper import Keeper, Unkept
+from .keeper import Keeper
 from .queue import Pending
 
 SAVE_SECONDS = 0.5
-"""Text of a reply that is being made is on disk after this time."""
+"""Text of a reply that is being made goes to disk after this time."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,14 +35,13 @@ class Running:
 
 
 class Conversation:
-    """Knows no widget. `failed` is told once when the disk refuses; then nothing more is kept."""
+    """Knows no widget and waits for no disk: what it says is written down by its keeper."""
 
     def __init__(
         self,
         keeper: Keeper,
         tree: Tree | None = None,
         *,
-        failed: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
         first_reply: int = 1,
     ) -> None:
@@ -53,7 +51,6 @@ class Conversation:
         self.notes: dict[int, str] = {}
         self.next_reply = first_reply
         """No two replies of one engine may have one id, not even of two conversations."""
-        self._failed = failed
         self._clock = clock
         self._saved_at = 0.0
 
@@ -89,14 +86,14 @@ class Conversation:
             self.save()
 
     def save(self) -> None:
-        """Everything said so far is on disk."""
+        """Everything said so far goes to disk."""
         running = self.running
         if running is None:
             return
         self._saved_at = self._clock()
         if rest := "".join(running.text[running.saved :]):
             running.saved = len(running.text)
-            self._keep(lambda: self.keeper.append(running.message, rest))
+            self.keeper.append(running.message.id, rest)
 
     def end(self, progress: Progress | None, reason: str, note: str) -> Message | None:
         """The reply is over. Returns: what it has become; None: nothing was said."""
@@ -106,8 +103,8 @@ class Conversation:
         text = "".join(running.text)
         if not text:
             self.tree = self.tree.delete(running.message.id)
-            self._keep(lambda: self.keeper.remove(running.message.id))
-            self._keep(lambda: self.keeper.read_at(self.tree.leaf))
+            self.keeper.remove(running.message.id)
+            self.keeper.read_at(self.tree.leaf)
             return None
         statistics = (
             None
@@ -123,14 +120,14 @@ class Conversation:
         )
         rest = "".join(running.text[running.saved :])
         message = self._ended(running, text, statistics)
-        self._keep(lambda: self.keeper.complete(running.message, rest, statistics))
+        self.keeper.complete(running.message.id, rest, statistics)
         self.notes[message.id] = note
         return message
 
     def switch(self, id: int, step: int) -> None:
         """Reads on in another version of a message."""
         self.tree = self.tree.switch(self.tree.sibling(id, step))
-        self._keep(lambda: self.keeper.read_at(self.tree.leaf))
+        self.keeper.read_at(self.tree.leaf)
 
     def entries(self) -> list[Entry]:
         """What the transcript shows."""
@@ -170,20 +167,6 @@ class Conversation:
         return message
 
     def _add(self, place: Place, content: str, *, complete: bool) -> Message:
-        try:
-            message = self.keeper.add(place.parent, place.role, content, complete=complete)
-        except SessionError as error:
-            self._give_up(error)
-            message = self.keeper.add(place.parent, place.role, content, complete=complete)
+        message = self.keeper.add(place.parent, place.role, content, complete=complete)
         self.tree = self.tree.add(message)
         return message
-
-    def _keep(self, write: Callable[[], object]) -> None:
-        try:
-            write()
-        except SessionError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: SessionError) -> None:
-        self.keeper = Unkept(max(self.tree.messages, default=0) + 1)
-        self._failed(f"{error} What follows is not saved.")

@@ -25,6 +25,10 @@ _SENTENCE = ".,;:!?)"
 _SHOWN = 60
 
 
+Listing = tuple[tuple[str, bool], ...]
+"""Names in a folder, and whether each is one itself."""
+
+
 class AttachmentError(MlxMistralError):
     """A file cannot go along with a message."""
 
@@ -84,26 +88,41 @@ def quoted(path: str) -> str:
     return f'"{path}' if path.endswith("/") else f'"{path}"'
 
 
-def complete_path(begun: str, folder: Path) -> list[str]:
-    """Paths that begin so, folders first and with a slash; hidden ones only if asked for.
+def parent_of(begun: str) -> str:
+    """The part of a path up to its last slash."""
+    parent, slash, _ = begun.rpartition("/")
+    return f"{parent}{slash}"
 
-    begun: relative to `folder`, absolute, or from `~`. A link is listed as itself: what it
-    points to is not looked into.
+
+def list_folder(parent: str, folder: Path) -> Listing:
+    """What is in a folder, in no order; empty where it cannot be read.
+
+    parent: relative to `folder`, absolute, or from `~`; ends with a slash, or is empty. A link is
+    listed as itself: what it points to is not looked into.
     """
-    parent, slash, name = begun.rpartition("/")
     try:
-        where = _path(f"{parent}{slash}" or ".", folder)
-        with os.scandir(where) as entries:
+        with os.scandir(_path(parent or ".", folder)) as entries:
             listed = [entry for _, entry in zip(range(MAX_LISTED), entries, strict=False)]
     except (OSError, ValueError, RuntimeError):
-        return []
-    found = []
-    for entry in listed:
-        if not entry.name.startswith(name) or (entry.name.startswith(".") and not name):
-            continue
-        if entry.name.isprintable() and '"' not in entry.name:
-            is_folder = _is_folder(entry)
-            found.append((not is_folder, f"{parent}{slash}{entry.name}{'/' * is_folder}"))
+        return ()
+    return tuple((entry.name, _is_folder(entry)) for entry in listed)
+
+
+def beginning(begun: str, listing: Listing) -> list[str]:
+    """Paths that begin so, folders first and with a slash; hidden ones only if asked for.
+
+    listing: of the folder that `parent_of` names.
+    """
+    parent = parent_of(begun)
+    name = begun.removeprefix(parent)
+    found = [
+        (not is_folder, f"{parent}{each}{'/' * is_folder}")
+        for each, is_folder in listing
+        if each.startswith(name)
+        and (name or not each.startswith("."))
+        and each.isprintable()
+        and '"' not in each
+    ]
     return [path for _, path in sorted(found)]
 
 

@@ -59,6 +59,8 @@ COMMANDS = (
                 does="keep this conversation under a title; it is saved in any case"),
     CommandSpec(name="export", kind=Kind.PATH, argument="[PATH]",
                 does="write this conversation to a .md or .json file"),
+    CommandSpec(name="import", kind=Kind.PATH, argument="PATH",
+                does="take over a conversation that was exported as .json"),
     CommandSpec(name="retry", does="make the last reply again, as another branch"),
     CommandSpec(name="branch", kind=Kind.WHOLE, argument="[NUMBER]", least=1,
                 does="go to another branch of the conversation; without a number, to the next"),

@@ -110,8 +110,12 @@ class Picker(ModalScreen[Result]):
     def filter(self) -> None:
         self.refresh_rows()
 
+    async def settled(self) -> None:
+        """Returns once what is listed is what the filter asks for."""
+
     @on(Input.Submitted, "#picker-filter")
-    def choose_highlighted(self) -> None:
+    async def choose_highlighted(self) -> None:
+        await self.settled()
         if self.highlighted is not None:
             self.choose(self.highlighted)
 

@@ -1,4 +1,4 @@
-"""The list of conversations: find, open, rename, delete, export."""
+"""The list of conversations: find, open, rename, delete, export, import."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input
+from textual.worker import Worker
 
 from mlx_mistral.errors import MlxMistralError
+from mlx_mistral.tui.store_thread import StoreThread
 
 from .picker import Picker, Rows
 from .session_rows import Row, SessionList, listed, row_content
@@ -32,7 +34,7 @@ class SessionPicker(Picker[Opened | None]):
     """Ends with what to open, or None."""
 
     HEADING = "Conversations"
-    KEYS = "Enter opens; in the list (Down): r rename, d delete, u undo, e export"
+    KEYS = "Enter opens; in the list (Down): r rename, d delete, u undo, e export, i import"
     DEFAULT_CSS = """
     SessionPicker #session-title { display: none; }
     SessionPicker.renaming #session-title { display: block; }
@@ -42,6 +44,7 @@ class SessionPicker(Picker[Opened | None]):
         Binding("d", "delete", "Delete", show=False),
         Binding("u", "undo", "Undo", show=False),
         Binding("e", "export", "Export", show=False),
+        Binding("i", "import", "Import", show=False),
     ]
 
     class ExportAsked(Message):
@@ -52,9 +55,12 @@ class SessionPicker(Picker[Opened | None]):
             self.session = session
             super().__init__()
 
+    class ImportAsked(Message):
+        """The list was left in order to name a file that was exported."""
+
     def __init__(
         self,
-        store: SessionList,
+        store: StoreThread,
         *,
         query: str = "",
         clock: Callable[[], float] = time.time,
@@ -67,6 +73,7 @@ class SessionPicker(Picker[Opened | None]):
         self._shown: list[Row] = []
         self._deleted: list[Row] = []
         self._renamed: int | None = None
+        self._listing: Worker[None] | None = None
 
     def on_mount(self) -> None:
         title = Input(id="session-title", compact=True)
@@ -74,12 +81,24 @@ class SessionPicker(Picker[Opened | None]):
         self.query_one("#picker-filter", Input).value = self._query
 
     def rows(self, query: str, width: int) -> Sequence[Content]:
+        return [row_content(row, width) for row in self._shown]
+
+    def refresh_rows(self, highlight: int = 0) -> None:
+        """Asks the store; what it lists is shown when it has answered."""
+        self._listing = self.run_worker(self._list(highlight), exclusive=True, group="list")
+
+    async def settled(self) -> None:
+        if self._listing is not None:
+            await self._listing.wait()
+
+    async def _list(self, highlight: int) -> None:
+        query, now = self.query_text, self._clock()
         try:
-            self._shown = listed(self._store, query, self._clock())
+            self._shown = await self._store.ask(lambda store: listed(store, query, now))
         except MlxMistralError as error:
             self._shown = []
             self.note(str(error))
-        return [row_content(row, width) for row in self._shown]
+        super().refresh_rows(highlight)
 
     def choose(self, index: int) -> None:
         row = self._shown[index]
@@ -96,26 +115,26 @@ class SessionPicker(Picker[Opened | None]):
             self.note("Enter keeps the title, Esc leaves it as it was")
 
     @on(Input.Submitted, "#session-title")
-    def keep_title(self, event: Input.Submitted) -> None:
+    async def keep_title(self, event: Input.Submitted) -> None:
         event.stop()
         session, title = self._renamed, event.value.strip()
-        if session is not None and self._try(lambda: self._store.rename(session, title)):
+        if session is not None and await self._try(lambda store: store.rename(session, title)):
             self.note(f"renamed: {title}")
         self._end_renaming()
 
-    def action_delete(self) -> None:
+    async def action_delete(self) -> None:
         row = self._row()
-        if row is not None and self._try(lambda: self._store.delete(row.session)):
+        if row is not None and await self._try(lambda store: store.delete(row.session)):
             self._deleted.append(row)
             self.refresh_rows(self.highlighted or 0)
             self.note(f"deleted, u brings it back: {row.title}")
 
-    def action_undo(self) -> None:
+    async def action_undo(self) -> None:
         if not self._deleted:
             self.note("nothing was deleted here")
             return
         row = self._deleted[-1]
-        if self._try(lambda: self._store.restore(row.session)):
+        if await self._try(lambda store: store.restore(row.session)):
             self._deleted.pop()
             self.refresh_rows(self.highlighted or 0)
             self.note(f"it is back: {row.title}")
@@ -124,6 +143,10 @@ class SessionPicker(Picker[Opened | None]):
         row = self._row()
         if row is not None:
             self.post_message(self.ExportAsked(self, row.session))
+
+    def action_import(self) -> None:
+        self.dismiss(None)
+        self.app.post_message(self.ImportAsked())
 
     def action_leave(self) -> None:
         if self._renamed is not None:
@@ -142,10 +165,10 @@ class SessionPicker(Picker[Opened | None]):
         self.refresh_rows(self.highlighted or 0)
         self.query_one(Rows).focus()
 
-    def _try(self, change: Callable[[], object]) -> bool:
+    async def _try(self, change: Callable[[SessionList], object]) -> bool:
         """Whether a change was made; says why where it was not."""
         try:
-            change()
+            await self._store.ask(change)
         except MlxMistralError as error:
             self.note(str(error))
             return False
