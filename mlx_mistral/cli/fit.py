@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mlx_mistral.errors import CheckpointError
+from mlx_mistral.errors import CheckpointError, MemoryBudgetError
 
 from . import options
 from .fit_text import Report, to_lines
@@ -13,9 +13,10 @@ from .terminal import write_json, write_lines
 
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers
+    from mlx_mistral.memory import Chip
 
-"""Where the model does not say what it was made for."""
-FEWER_BITS = (8, 6, 5, 4, 3, 2)
+MAC_DTYPE = "bfloat16"
+"""Of activations on a Mac's GPU, unless told."""
 
 
 def add_to(commands: options.Commands) -> None:
@@ -36,6 +37,10 @@ def add_to(commands: options.Commands) -> None:
         "--context", type=options.positive, metavar="N",
         help="tokens of prompt and reply (default: the model's own, at most 32768)",
     )  # fmt: skip
+    parser.add_argument(
+        "--chip", metavar="NAME",
+        help='plan for another machine, such as "M2 Max", with its --memory',
+    )  # fmt: skip
     options.add_dtype(parser)
     options.add_output(parser)
 
@@ -43,10 +48,11 @@ def add_to(commands: options.Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from mlx_mistral.checkpoint.hub_headers import read_model
 
+    chip = _chip(args)
     headers = read_model(args.model)
     if not headers.parameters:
         raise CheckpointError(f"no weights in the files, {args.model}; download the model again")
-    report = _report(args, headers)
+    report = _report(args, headers, chip)
     if args.json:
         write_json(to_json(report))
     else:
@@ -55,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 def to_json(report: Report) -> dict[str, Any]:
     """The figures by their promised names."""
-    plan = report.plan
+    plan, start, end = report.plan, report.speed_at_start, report.speed_at_end
     return {
         "model": report.model,
         "context": plan.context,
@@ -70,57 +76,49 @@ def to_json(report: Report) -> dict[str, Any]:
         "fits": plan.fits,
         "max_context": report.max_context,
         "advice": report.advice(),
+        "chip": report.chip.name if report.chip else None,
+        "expected_tps": start.tps if start else None,
+        "expected_tps_at_context": end.tps if end else None,
+        "bytes_per_token": start.bytes_per_token if start else None,
+        "bytes_per_token_at_context": end.bytes_per_token if end else None,
+        "bandwidth_share": start.share if start else None,
     }
 
 
-def _report(args: argparse.Namespace, headers: Headers) -> Report:
+def _chip(args: argparse.Namespace) -> Chip | None:
+    """Another machine's chip that is asked for, or this machine's where it computes on it."""
+    from mlx_mistral.checkpoint.dtype import on_gpu
+    from mlx_mistral.memory import find_chip, this_chip
+
+    if args.chip is None:
+        return this_chip() if on_gpu() else None
+    if args.memory is None:
+        raise MemoryBudgetError("--chip asks for another machine: give its --memory SIZE too")
+    return find_chip(args.chip)
+
+
+def _report(args: argparse.Namespace, headers: Headers, chip: Chip | None) -> Report:
     from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
-    from mlx_mistral.memory import (
-        default_context,
-        loading_bytes,
-        max_context,
-        plan_memory,
-    )
+    from mlx_mistral.memory import ModelNeeds, default_context
     from mlx_mistral.memory.machine import this_machine
-    from mlx_mistral.memory.weights import holds_plain_experts, weights_in_memory
 
-    config, parameters = headers.config, headers.parameters
-    dtype = resolve_dtype(args.dtype)
-    dtype_name = str(dtype).rpartition(".")[2]
+    # Another machine's GPU computes in what this one would, had it a GPU.
+    dtype = args.dtype or (MAC_DTYPE if args.chip else str(resolve_dtype(None)).rpartition(".")[2])
+    needs = ModelNeeds.of(headers, dtype=dtype, on_gpu=bool(args.chip) or on_gpu())
     machine = None if args.memory else this_machine()
-    needs: dict[str, Any] = {
-        "budget_bytes": machine.budget_bytes if machine else args.memory,
-        "activation_bytes": dtype.size,
-        "loading_bytes": loading_bytes(parameters, dtype_name),
-        "gathers_float32": (
-            not on_gpu() and dtype_name != "float32" and holds_plain_experts(parameters)
-        ),
-    }
-    weights_bytes = weights_in_memory(parameters, dtype.size)
-    context = args.context or default_context(config)
+    budget_bytes = machine.budget_bytes if machine else args.memory
+    context = args.context or default_context(headers.config)
     return Report(
         model=args.model,
-        config=config,
-        dtype=dtype_name,
+        config=headers.config,
+        dtype=dtype,
         is_context_given=args.context is not None,
         budget_source=machine.source if machine else "--memory",
         free_bytes=machine.free_bytes if machine else None,
-        plan=plan_memory(config, weights_bytes=weights_bytes, context=context, **needs),
-        max_context=max_context(config, weights_bytes=weights_bytes, **needs),
-        fitting_bits=_fitting_bits(headers, context, needs),
+        plan=needs.plan(context, budget_bytes),
+        max_context=needs.max_context(budget_bytes),
+        fitting_bits=needs.fitting_bits(context, budget_bytes),
+        chip=chip,
+        speed_at_start=needs.speed(chip, 0),
+        speed_at_end=needs.speed(chip, context),
     )
-
-
-def _fitting_bits(headers: Headers, context: int, needs: dict[str, Any]) -> int | None:
-    """The most bits a weight with which an unquantized model would fit, if any are few enough."""
-    from mlx_mistral.memory import plan_memory
-    from mlx_mistral.memory.weights import uniform_weights_in_memory
-
-    if headers.config.quantization is not None:
-        return None
-    needs = {**needs, "gathers_float32": False, "loading_bytes": 0}
-    for bits in FEWER_BITS:
-        weights = uniform_weights_in_memory(headers.parameters, bits, needs["activation_bytes"])
-        if plan_memory(headers.config, weights_bytes=weights, context=context, **needs).fits:
-            return bits
-    return None

@@ -11,7 +11,7 @@ from mlx_mistral.config import ModelConfig, arithmetic
 from .info_text import bytes_text
 
 if TYPE_CHECKING:
-    from mlx_mistral.memory import MemoryPlan
+    from mlx_mistral.memory import Chip, DecodeSpeed, MemoryPlan
 
 LABEL_WIDTH, SIZE_WIDTH = 12, 11
 GENERIC_NAME = "DEST"
@@ -33,6 +33,12 @@ class Report:
     """The longest context that fits; 0 where none does."""
     fitting_bits: int | None
     """Bits a weight with which an unquantized model would fit as asked; None: not known."""
+    chip: Chip | None = None
+    """None where it is not one that a speed can be told of."""
+    speed_at_start: DecodeSpeed | None = None
+    """Before anything is read; None where no expectation can be given."""
+    speed_at_end: DecodeSpeed | None = None
+    """At the planned context."""
 
     def advice(self) -> list[str]:
         """What to do where it does not fit, or just now would not."""
@@ -78,6 +84,7 @@ def to_lines(report: Report) -> list[str]:
         "",
         _label("fits", _verdict(plan)),
         _label("context", _longest(report)),
+        *(_label("" if n else "speed", text) for n, text in enumerate(_speed(report))),
     ]
     return lines + [_label("advice", text) for text in report.advice()]
 
@@ -123,6 +130,25 @@ def _longest(report: Report) -> str:
     if longest == report.config.max_context:
         return f"up to {longest:,} tokens fit, all that the model was made for"
     return f"up to {longest:,} tokens fit"
+
+
+def _speed(report: Report) -> list[str]:
+    start, end = report.speed_at_start, report.speed_at_end
+    if report.chip is None:
+        return ['no expectation for this machine; --chip "M2 Max" --memory 32GB plans for a Mac']
+    if start is None or end is None:
+        return ["no expectation: so small a model is not bound by the memory's speed"]
+    return [
+        f"about {_tps(start.tps)} tokens a second to be expected, {_tps(end.tps)} at "
+        f"{report.plan.context:,} tokens",
+        f"= {start.chip}, {start.share:.0%} of it reached in published runs,",
+        f"/ {bytes_text(start.weights_bytes)} of weights read a token, and up to "
+        f"{bytes_text(end.cache_bytes)} of cache",
+    ]
+
+
+def _tps(tps: float) -> str:
+    return f"{tps:.0f}" if tps >= 20 else f"{tps:.1f}"
 
 
 def _row(label: str, n_bytes: int, text: str) -> str:

@@ -20,7 +20,7 @@ def weights_in_memory(parameters: Mapping[str, Parameter], activation_bytes: int
 
     FP8 is expanded on loading, so it counts as a float.
     """
-    return sum(_held(parameter, activation_bytes) for parameter in parameters.values())
+    return sum(held_bytes(parameter, activation_bytes) for parameter in parameters.values())
 
 
 def matrix_bytes_in_memory(
@@ -48,7 +48,7 @@ def uniform_weights_in_memory(
     def held(parameter: Parameter) -> int:
         shape = parameter.shape
         if len(shape) < 2 or shape[-1] % DEFAULT_GROUP or parameter.name.endswith(_UNQUANTIZED):
-            return _held(parameter, activation_bytes)
+            return held_bytes(parameter, activation_bytes)
         return matrix_bytes_in_memory(shape, params, activation_bytes)
 
     return sum(held(parameter) for parameter in parameters.values())
@@ -74,7 +74,7 @@ def holds_plain_experts(parameters: Mapping[str, Parameter]) -> bool:
     return any(p.is_float and p.name.endswith(_EXPERTS) for p in parameters.values())
 
 
-def _held(parameter: Parameter, activation_bytes: int) -> int:
+def held_bytes(parameter: Parameter, activation_bytes: int) -> int:
     if parameter.is_float:
         return math.prod(parameter.shape) * activation_bytes
     return sum(piece.tensor.nbytes for piece in parameter.pieces)

@@ -141,9 +141,7 @@ def test_pulling_on_the_command_line_draws_the_bytes_and_prints_the_folder(
     hub: FakeHub, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    monkeypatch.setattr(
-        "mlx_mistral.cli.terminal.Progress.show", lambda _, text: drawn.append(text)
-    )
+    monkeypatch.setattr(Progress, "show", lambda _, text: drawn.append(text))
     hub.hold_after, draw = PIECE, ProgressBar.update
 
     def update(bar: ProgressBar, done: float, total: float, what: str) -> None:

@@ -13,12 +13,15 @@ from command_line import Run, failed_in_one_line
 from mlx.utils import tree_flatten
 
 from mlx_mistral import load_model, load_tokenizer
+from tests.memory.paper import HF_7B, on_paper
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 KEYS = {
     "weights_bytes", "cache_bytes", "workspace_bytes", "total_bytes", "budget_bytes", "fits",
     "max_context", "advice",
 }  # fmt: skip
+
+SPEED_KEYS = ("chip", "expected_tps", "expected_tps_at_context", "bytes_per_token")
 
 
 def copy_with(source: Path, folder: Path, **config: Any) -> Path:
@@ -164,6 +167,42 @@ def test_what_cannot_be_planned_is_one_line(run: Run, tiny: Path, tmp_path: Path
     assert failed_in_one_line(run("fit", folder))
     for wrong in (["--memory", "lots"], ["--context", "0"], ["--dtype", "int8"]):
         assert run("fit", tiny, *wrong).status == 2
+
+
+def test_another_machine_is_told_the_speed_to_expect_and_where_it_comes_from(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = on_paper(HF_7B, 4)
+    monkeypatch.setattr("mlx_mistral.checkpoint.hub_headers.read_model", lambda _: headers)
+    command = ("fit", "any/model", "--chip", "M2 Max", "--memory", "24GB", "--context", "8192")
+    told = run(*command, "--json").json
+    assert (told["chip"], told["dtype"]) == ("M2 Max", "bfloat16")
+    assert told["bytes_per_token_at_context"] == told["bytes_per_token"] + told["cache_bytes"]
+    rate = 400e9 * told["bandwidth_share"]
+    assert told["expected_tps"] == pytest.approx(rate / told["bytes_per_token"])
+    assert told["expected_tps_at_context"] == pytest.approx(
+        rate / told["bytes_per_token_at_context"]
+    )
+    text = run(*command).out
+    for part in (
+        f"speed       about {told['expected_tps']:.0f} tokens a second to be expected, "
+        f"{told['expected_tps_at_context']:.0f} at 8,192 tokens",
+        "= M2 Max with 30 GPU cores, 400 GB/s, 72% of it reached in published runs,",
+        "/ 4.00 GB of weights read a token, and up to 1.07 GB of cache",
+    ):
+        assert part in text
+    assert max(map(len, text.splitlines())) < 100
+
+
+def test_no_speed_is_told_where_nothing_honest_can_be_said(run: Run, tiny: Path) -> None:
+    here = run("fit", tiny, "--json").json
+    assert [here[key] for key in SPEED_KEYS] == [None] * len(SPEED_KEYS)
+    assert "no expectation for this machine" in run("fit", tiny).out
+    small = ("fit", tiny, "--chip", "M1", "--memory", "8GB")
+    assert run(*small, "--json").json["expected_tps"] is None
+    assert "no expectation: so small a model" in run(*small).out
+    assert failed_in_one_line(run("fit", tiny, "--chip", "M1"))
+    assert failed_in_one_line(run("fit", tiny, "--chip", "Z80", "--memory", "64kB"))
 
 
 @pytest.mark.parametrize("prompt", ["Bonjour", "Bonjour " * 700])

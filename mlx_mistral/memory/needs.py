@@ -1,0 +1,126 @@
+"""What a model needs, from its headers or its configuration alone, ready to be planned for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_mistral.checkpoint.headers import Headers
+from mlx_mistral.config import ModelConfig, arithmetic
+
+from .chips import Chip
+from .plan import MemoryPlan, max_context, plan_memory
+from .speed import DecodeSpeed, decode_speed, unquantized_weights_read, weights_read
+from .weights import (
+    holds_plain_experts,
+    loading_bytes,
+    uniform_weights_in_memory,
+    weights_in_memory,
+)
+
+FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number, by its dtype's name in MLX."""
+FEWER_BITS = (8, 6, 5, 4, 3, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNeeds:
+    """A model as it will be held on a device: the one source of every plan for it."""
+
+    config: ModelConfig
+    dtype: str
+    """Of activations, by its name in MLX."""
+    weights_bytes: int
+    """In memory, once loaded."""
+    read_bytes: int
+    """Of these, what one token reads."""
+    loading_bytes: int = 0
+    gathers_float32: bool = False
+    uniform_bytes: tuple[tuple[int, int], ...] = ()
+    """Bits, and the bytes of the weights were they quantized to them; for unquantized models."""
+
+    @classmethod
+    def of(cls, headers: Headers, *, dtype: str, on_gpu: bool) -> ModelNeeds:
+        """From a checkpoint's headers. on_gpu: where it will be computed."""
+        parameters, size = headers.parameters, FLOAT_BYTES[dtype]
+        is_plain = headers.config.quantization is None
+        return cls(
+            config=headers.config,
+            dtype=dtype,
+            weights_bytes=weights_in_memory(parameters, size),
+            read_bytes=weights_read(headers.config, parameters, size),
+            loading_bytes=loading_bytes(parameters, dtype),
+            gathers_float32=(not on_gpu and dtype != "float32" and holds_plain_experts(parameters)),
+            uniform_bytes=tuple(
+                (bits, uniform_weights_in_memory(parameters, bits, size))
+                for bits in (FEWER_BITS if is_plain else ())
+            ),
+        )
+
+    @classmethod
+    def of_unquantized(cls, config: ModelConfig, *, dtype: str, on_gpu: bool) -> ModelNeeds:
+        """Of a model of which only the architecture is known."""
+        size = FLOAT_BYTES[dtype]
+        return cls(
+            config=config,
+            dtype=dtype,
+            weights_bytes=size * arithmetic.parameters(config),
+            read_bytes=unquantized_weights_read(config, size),
+            gathers_float32=not on_gpu and dtype != "float32" and config.moe is not None,
+        )
+
+    @property
+    def activation_bytes(self) -> int:
+        return FLOAT_BYTES[self.dtype]
+
+    def plan(self, context: int, budget_bytes: int) -> MemoryPlan:
+        """Raises: ContextError: the model has no such context."""
+        return plan_memory(
+            self.config,
+            weights_bytes=self.weights_bytes,
+            context=context,
+            budget_bytes=budget_bytes,
+            activation_bytes=self.activation_bytes,
+            gathers_float32=self.gathers_float32,
+            loading_bytes=self.loading_bytes,
+        )
+
+    def max_context(self, budget_bytes: int) -> int:
+        """The longest context that fits; 0 where not even one token does."""
+        return max_context(
+            self.config,
+            weights_bytes=self.weights_bytes,
+            budget_bytes=budget_bytes,
+            activation_bytes=self.activation_bytes,
+            gathers_float32=self.gathers_float32,
+            loading_bytes=self.loading_bytes,
+        )
+
+    def fitting_bits(self, context: int, budget_bytes: int) -> int | None:
+        """The most bits a weight with which an unquantized model would fit, if any are enough."""
+        for bits, weights_bytes in self.uniform_bytes:
+            plan = plan_memory(
+                self.config,
+                weights_bytes=weights_bytes,
+                context=context,
+                budget_bytes=budget_bytes,
+                activation_bytes=self.activation_bytes,
+            )
+            if plan.fits:
+                return bits
+        return None
+
+    def speed(self, chip: Chip | None, depth: int) -> DecodeSpeed | None:
+        """The decoding speed to expect at a depth of so many tokens.
+
+        None: for no chip, and for a model so small that memory does not bound it.
+        """
+        if chip is None:
+            return None
+        speed = decode_speed(
+            self.config,
+            chip,
+            weights_bytes=self.read_bytes,
+            depth=depth,
+            activation_bytes=self.activation_bytes,
+        )
+        return speed if speed.is_memory_bound else None
