@@ -1,0 +1,16 @@
+"""Several tokens a pass: drafts, from the text itself or a smaller model, and their check."""
+
+from .decode import Counts, Drafter, DraftingDecoder, Drawn
+from .draft_model import ModelDrafter
+from .length import DraftLength
+from .ngram import NgramDrafter
+
+__all__ = [
+    "Counts",
+    "DraftLength",
+    "Drafter",
+    "DraftingDecoder",
+    "Drawn",
+    "ModelDrafter",
+    "NgramDrafter",
+]

@@ -1,0 +1,222 @@
+"""Decoding with drafts: several guessed tokens are checked in one pass.
+
+Each position of a checking pass draws its token exactly as plain decoding would, with the same
+key of the random stream, and a drafted token stands if it is the one that was drawn. So the
+text, at any temperature, is the one that plain decoding makes with the same seed, up to the
+rounding of sums over several tokens at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.cache.prefix import common_prefix
+from mlx_mistral.generation.decode import CLEAR_EVERY
+from mlx_mistral.generation.decode import _has_nan as has_nan
+from mlx_mistral.generation.decode import _nan_error as nan_error
+from mlx_mistral.generation.prefill import all_or_nothing
+from mlx_mistral.generation.sampling import Sampler
+from mlx_mistral.model import Model
+
+from .length import LENGTHS, DraftLength
+
+
+class Drafter(Protocol):
+    """Guesses what comes next. What it guesses changes the speed, never the text."""
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Tells what the text goes on with."""
+
+    def match(self) -> int | None:
+        """What kind of draft there is, by how likely it is to hold; None: there is none."""
+
+    def propose(self, n: int, sampler: Sampler) -> list[int]:
+        """At most n tokens that may come next; called after `match`.
+
+        sampler: a copy that draws as the coming tokens will be drawn.
+        """
+
+
+@dataclass(slots=True)
+class Counts:
+    """What drafting did for one text."""
+
+    passes: int = 0
+    """Forward passes of the model after the prompt's."""
+    tokens: int = 0
+    """Tokens made, the first included, which is the prompt's."""
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """A token under way. Shapes: token (1,), logits (1, vocab), broken ()."""
+
+    token: mx.array
+    logits: mx.array
+    broken: mx.array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """One new token. Shapes: logits (vocab,)."""
+
+    token: int
+    logits: mx.array
+    is_last: bool
+    from_draft: bool
+
+
+class DraftingDecoder:
+    """Decodes one text with a drafter, in plain passes where drafts do not pay.
+
+    drafter: knows the prompt already. now: a clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: Sequence[KVCache],
+        sampler: Sampler,
+        drafter: Drafter,
+        *,
+        lengths: DraftLength | None = None,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.counts = Counts()
+        self._model, self._cache = model, cache
+        self._sampler, self._drafter = sampler, drafter
+        self._lengths = lengths or DraftLength()
+        self._now = now
+        self._read_at = 0.0
+        self._left = 0
+
+    def decode(self, logits: mx.array, budget: int) -> Iterator[Drawn]:
+        """Draws `budget` tokens, the first from the prompt's logits.
+
+        Under way the caches may be ahead of the tokens yielded; when this ends or is closed,
+        they hold all of them, or all but the last.
+        Shapes: logits (1, vocab). Raises: CheckpointError: the logits are NaN.
+        """
+        start, self._left = self._cache[0].offset, budget
+        for one in self._cache:
+            one.allow_trim(LENGTHS[-1])
+        try:
+            yield from self._decode(self._draw(logits))
+        finally:
+            surplus = max(0, self._cache[0].offset - start - self.counts.tokens)
+            for one in self._cache:
+                one.trim(surplus)
+                one.allow_trim(0)
+
+    def _decode(self, pending: _Pending | None) -> Iterator[Drawn]:
+        self._read_at = self._now()
+        while pending is not None:
+            if self._wanted()[1]:
+                # Nothing is submitted: the token decides whether a draft holds.
+                value = self._read(pending)
+                self._lengths.decoded(self._elapsed())
+                yield self._emit(value, pending.logits[0])
+                pending = yield from self._draft_after(value)
+                continue
+            following = self._follow(pending.token) if self._left > 1 else None
+            value = self._read(pending)
+            elapsed = self._elapsed()
+            if self.counts.tokens:
+                self._lengths.decoded(elapsed)
+            yield self._emit(value, pending.logits[0])
+            pending = following
+
+    def _draft_after(self, value: int) -> Generator[Drawn, None, _Pending | None]:
+        """Checks drafts for as long as they pay. Returns the token that is then under way."""
+        while self._left:
+            match, length = self._wanted()
+            draft = self._drafter.propose(length, copy(self._sampler)) if length else []
+            if not draft:
+                return self._follow(mx.array([value]))
+            rows, drawn = self._check([value, *draft])
+            accepted = common_prefix(drawn, draft)
+            for one in self._cache:
+                one.trim(len(draft) - accepted)
+            self.counts.drafted += len(draft)
+            self.counts.accepted += accepted
+            self._lengths.checked(match, len(draft), accepted, self._elapsed())
+            for i in range(accepted + 1):
+                yield self._emit(drawn[i], rows[i], from_draft=i < accepted)
+            value = drawn[accepted]
+        return None
+
+    def _wanted(self) -> tuple[int, int]:
+        """What kind of draft there is after the known text, and how many tokens it shall have."""
+        match = self._drafter.match() if self._left > 1 else None
+        if match is None:
+            return 0, 0
+        return match, min(self._lengths.choose(match), self._left - 1)
+
+    def _draw(self, logits: mx.array) -> _Pending:
+        pending = _Pending(self._sampler(logits), logits, has_nan(logits))
+        mx.async_eval(pending.token, pending.broken)
+        return pending
+
+    def _follow(self, token: mx.array) -> _Pending:
+        """A plain pass. Shapes: token (1,)."""
+        self._count_pass()
+        with all_or_nothing(self._cache, 1):
+            return self._draw(self._model(token[:, None], self._cache)[:, -1])
+
+    def _check(self, fed: list[int]) -> tuple[mx.array, list[int]]:
+        """A pass over a known token and a draft: its logits, and what is drawn from them.
+
+        Rows are drawn from one after another, and the sampler is left after the first that
+        differs from the draft.
+        """
+        self._count_pass()
+        before = self._cache[0].offset
+        try:
+            rows = self._model(mx.array([fed]), self._cache)[0]
+        except BaseException:
+            for one in self._cache:
+                one.trim(one.offset - before)
+            raise
+        samplers, tokens = [], []
+        for i in range(len(fed)):
+            tokens.append(self._sampler(rows[i : i + 1]))
+            samplers.append(copy(self._sampler))
+        drawn_array, broken = mx.concatenate(tokens), has_nan(rows)
+        mx.eval(drawn_array, broken)
+        if broken.item():
+            raise nan_error(self.counts.tokens + 1)
+        drawn: Any = drawn_array.tolist()
+        self._sampler = samplers[common_prefix(drawn, fed[1:])]
+        return rows, drawn
+
+    def _read(self, pending: _Pending) -> int:
+        """Waits for a token."""
+        if pending.broken.item():
+            raise nan_error(self.counts.tokens + 1)
+        value: Any = pending.token.item()
+        return int(value)
+
+    def _emit(self, value: int, logits: mx.array, *, from_draft: bool = False) -> Drawn:
+        self._left -= 1
+        self.counts.tokens += 1
+        self._drafter.extend([value])
+        return Drawn(value, logits, not self._left, from_draft)
+
+    def _count_pass(self) -> None:
+        self.counts.passes += 1
+        if self.counts.passes % CLEAR_EVERY == 0:
+            mx.clear_cache()
+
+    def _elapsed(self) -> float:
+        """Seconds since this was last asked."""
+        before, self._read_at = self._read_at, self._now()
+        return self._read_at - before

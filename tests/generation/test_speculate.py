@@ -1,0 +1,256 @@
+"""Drafts change how many tokens a pass makes, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from random import Random
+
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import FAMILIES, random_ids, tiny_config, tiny_model
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.errors import CheckpointError, MlxMistralError
+from mlx_mistral.generation import Sampler, Sampling, generate_ids
+from mlx_mistral.generation.prefill import prefill
+from mlx_mistral.generation.speculate import (
+    DraftingDecoder,
+    DraftLength,
+    ModelDrafter,
+    NgramDrafter,
+)
+from mlx_mistral.model import Model
+
+_models: dict[str, Model] = {}
+SAMPLINGS = (
+    Sampling(),
+    Sampling(temp=0.9, seed=3),
+    Sampling(temp=0.9, top_p=0.8, seed=4),
+    Sampling(temp=0.7, repetition_penalty=1.3, seed=5),
+    Sampling(repetition_penalty=1.5),
+)
+
+
+def model_of(family: str) -> Model:
+    if family not in _models:
+        _models[family] = tiny_model(tiny_config(**FAMILIES[family]))
+    return _models[family]
+
+
+def plain(
+    model: Model, prompt: list[int], n: int, sampling: Sampling
+) -> tuple[list[int], list[KVCache]]:
+    cache = model.make_cache()
+    steps = generate_ids(model, prompt, cache=cache, sampling=sampling, max_tokens=n)
+    return [step.token for step in steps], cache
+
+
+class Fixed(DraftLength):
+    """Always drafts; the times of a test say nothing."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self._n = n
+
+    def choose(self, match: int) -> int:
+        return self._n
+
+
+class Oracle:
+    """Knows the text, and is wrong about some of its tokens."""
+
+    def __init__(self, text: Sequence[int], wrong_every: int) -> None:
+        self._text, self._place, self._wrong_every = list(text), 0, wrong_every
+        self._random = Random(0)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        self._place += len(tokens)
+
+    def match(self) -> int | None:
+        return None if self._random.random() < 0.2 else 3
+
+    def propose(self, n: int, sampler: Sampler) -> list[int]:
+        told = self._text[self._place : self._place + n]
+        wrong = self._random.randrange(self._wrong_every) if self._wrong_every else n
+        return [token if i != wrong else (token + 1) % 61 for i, token in enumerate(told)]
+
+
+def drafting(
+    model: Model, prompt: list[int], sampling: Sampling, drafter: object, lengths: DraftLength
+) -> tuple[DraftingDecoder, mx.array, list[KVCache]]:
+    cache = model.make_cache()
+    logits = prefill(model, mx.array([prompt]), cache, step_size=512)
+    sampler = Sampler(sampling, model.config.vocab_size, [prompt])
+    decoder = DraftingDecoder(model, cache, sampler, drafter, lengths=lengths)  # type: ignore[arg-type]
+    return decoder, logits, cache
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_text_is_that_of_plain_decoding(family: str, sampling: Sampling) -> None:
+    model, prompt = model_of(family), random_ids(9)
+    expected, _ = plain(model, prompt, 30, sampling)
+    drafter = Oracle(expected, wrong_every=5)
+    decoder, logits, _ = drafting(model, prompt, sampling, drafter, Fixed(4))
+    drawn = list(decoder.decode(logits, 30))
+    assert [one.token for one in drawn] == expected
+    assert [one.is_last for one in drawn] == [False] * 29 + [True]
+    assert decoder.counts.passes < 29
+    assert decoder.counts.accepted == sum(one.from_draft for one in drawn) > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    family=st.sampled_from(["mistral", "mistral-window", "ministral", "mixtral-window"]),
+    prompt=st.integers(1, 20),
+    budget=st.integers(1, 24),
+    taken=st.integers(0, 24),
+    length=st.integers(1, 16),
+    wrong_every=st.integers(0, 6),
+)
+def test_wherever_it_is_left_the_caches_go_on_like_plain_ones(
+    family: str, prompt: int, budget: int, taken: int, length: int, wrong_every: int
+) -> None:
+    model, ids = model_of(family), random_ids(prompt, seed=1)
+    expected, _ = plain(model, ids, budget + 6, Sampling())
+    drafter = Oracle(expected, wrong_every)
+    decoder, logits, cache = drafting(model, ids, Sampling(), drafter, Fixed(length))
+    steps = decoder.decode(logits, budget)
+    text = [step.token for step in islice(steps, taken)]
+    steps.close()
+    assert text == expected[: len(text)]
+    held = cache[0].offset - prompt
+    assert {one.offset for one in cache} == {prompt + held}
+    assert len(text) - 1 <= held <= len(text)
+    # The text goes on from what the caches hold.
+    rest = [*text, expected[len(text)]][held:] if text else [ids[-1]]
+    if not text:
+        for one in cache:
+            one.trim(one.offset - prompt + 1)
+    more = generate_ids(model, rest, cache=cache, sampling=Sampling(), max_tokens=4)
+    after = len(text) + 1 if text else 0
+    assert [step.token for step in more] == expected[after : after + 4]
+
+
+def test_a_text_that_was_there_before_takes_fewer_passes_than_tokens() -> None:
+    model, prompt = model_of("mistral-window"), random_ids(5)
+    expected, _ = plain(model, prompt, 60, Sampling())
+    drafter = NgramDrafter([*prompt, *expected, *prompt])
+    decoder, logits, _ = drafting(model, prompt, Sampling(), drafter, Fixed(8))
+    assert [one.token for one in decoder.decode(logits, 60)] == expected
+    assert decoder.counts.passes < 10
+
+
+def test_damaged_weights_are_told_of_in_a_checking_pass_too() -> None:
+    model = tiny_model(tiny_config())
+    decoder, logits, _ = drafting(model, [1, 2], Sampling(), Oracle([5] * 9, 0), Fixed(4))
+    model.model.norm.weight = model.model.norm.weight * float("nan")
+    with pytest.raises(CheckpointError, match="NaN"):
+        list(decoder.decode(logits, 6))
+
+
+def test_a_draft_is_what_followed_the_longest_agreement() -> None:
+    #                        0  1  2  3  4  5  6  7  8  9
+    drafter = NgramDrafter([7, 1, 2, 3, 9, 1, 2, 4, 8, 7, 1, 2])
+    assert drafter.match() == 3  # 7 1 2, not the later 1 2
+    assert drafter.propose(3) == [3, 9, 1]
+    drafter.extend([3])
+    assert drafter.match() == 4
+    assert drafter.propose(2) == [9, 1]
+
+
+def test_nothing_is_drafted_without_an_agreement_of_two() -> None:
+    for text in ([], [1], [1, 2, 3], [1, 2, 3, 1]):
+        assert NgramDrafter(text).match() is None
+    assert NgramDrafter([1, 2, 3, 1, 2]).match() == 2
+
+
+def test_a_loop_is_drafted_as_far_as_asked() -> None:
+    drafter = NgramDrafter([5, 1, 2, 3, 1, 2, 3])
+    assert drafter.match() == 3
+    assert drafter.propose(8) == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
+def test_a_copy_with_a_word_changed_is_taken_up_again() -> None:
+    source = list(range(10, 50))
+    drafter = NgramDrafter([*source, 1, *source[:20]])
+    assert drafter.match() == 16
+    drafter.extend([99])  # in place of 30
+    assert drafter.match() == 0
+    assert drafter.propose(3) == [31, 32, 33]
+    drafter.extend([31])
+    assert drafter.match() is not None
+    assert drafter.propose(2) == [32, 33]
+
+
+def test_a_source_is_given_up_where_nothing_agrees_any_more() -> None:
+    source = list(range(10, 50))
+    drafter = NgramDrafter([*source, 1, *source[:20], 90, 91, 92, 93])
+    assert drafter.match() is None
+
+
+def told(lengths: DraftLength, *, plain: int = 0, seconds: float = 1.0) -> DraftLength:
+    for _ in range(plain):
+        lengths.decoded(seconds)
+    return lengths
+
+
+def test_drafts_that_hold_grow_and_drafts_that_fail_end() -> None:
+    lengths = told(DraftLength(), plain=10)
+    for _ in range(6):
+        n = lengths.choose(8)
+        lengths.checked(8, n, n, 1.0 + 0.05 * n)
+    assert lengths.choose(8) == 16
+    for _ in range(20):
+        if n := lengths.choose(8):
+            lengths.checked(8, n, 0, 1.0 + 0.05 * n)
+    assert lengths.choose(8) == 0
+
+
+def test_where_a_checked_token_costs_a_whole_pass_nothing_is_drafted() -> None:
+    lengths = told(DraftLength(), plain=20)
+    for _ in range(5):
+        if n := lengths.choose(3):
+            lengths.checked(3, n, n, 1.0 + 1.1 * n)
+    assert lengths.choose(3) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 16), st.floats(0.5, 3.0)), max_size=200), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_drafts_that_always_fail_cost_no_more_than_allowed(
+    moments: list[tuple[int, float]], costly: bool
+) -> None:
+    lengths, total, lost, worst = told(DraftLength(), plain=1), 1.0, 0.0, 0.0
+    for match, _ in moments:
+        n = lengths.choose(match)
+        if n:
+            seconds = 1.0 + (0.3 if costly else 0.05) * n
+            lengths.checked(match, n, 0, seconds)
+            lost += seconds - 1.0
+            worst = max(worst, seconds - 1.0)
+            total += seconds
+        else:
+            lengths.decoded(1.0)
+            total += 1.0
+    assert lost <= 0.02 * total + 1.0 + worst
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("family", ["mistral", "mistral-window"])
+def test_a_smaller_model_drafts_the_same_text(family: str, sampling: Sampling) -> None:
+    model, prompt = model_of(family), random_ids(40)
+    expected, _ = plain(model, prompt, 40, sampling)
+    for small, holds in ((model, True), (tiny_model(tiny_config(n_layers=1)), False)):
+        drafter = ModelDrafter(small, prompt, vocab_size=61)
+        decoder, logits, _ = drafting(model, prompt, sampling, drafter, Fixed(4))
+        assert [one.token for one in decoder.decode(logits, 40)] == expected
+        if holds:  # the model itself draws with the same keys: nothing is drafted in vain
+            assert decoder.counts.accepted == decoder.counts.drafted > 25
+
+
+def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
+    with pytest.raises(MlxMistralError, match="same tokenizer"):
+        ModelDrafter(model_of("mistral"), [1], vocab_size=62)
