@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -23,11 +24,11 @@ _LABELS = {
     "top_p": ("Top-p", "above 0, at most 1"),
     "max_tokens": ("Max tokens", "of a reply"),
     "seed": ("Seed", "empty: another each time"),
-    "cache_bits": ("Cache bits", "empty: as wide as activations"),
+    "cache_bits": ("Cache bits", "16, 8 or 4; 16: as wide as activations"),
     "theme": ("Theme", "a name; Right completes it"),
     "system": ("System prompt", ""),
 }
-_KEYS = "Enter or Ctrl+S keeps · Tab next field · Esc leaves all as it was"
+_KEYS = "Enter keeps · Tab next · F6 keeps as defaults · Esc leaves all as it was"
 
 
 class SettingsForm(ModalScreen[Chosen | None]):
@@ -44,12 +45,13 @@ class SettingsForm(ModalScreen[Chosen | None]):
     SettingsForm .hint { width: 1fr; margin-left: 2; color: $text-muted; }
     SettingsForm .wrong .hint { color: $text-error; text-style: bold; }
     SettingsForm TextArea { height: 5; border: none; }
-    SettingsForm #settings-note { height: 1; text-style: bold; }
+    SettingsForm #settings-note { height: auto; min-height: 1; max-height: 3; text-style: bold; }
     SettingsForm #settings-keys { height: 1; color: $text-muted; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Cancel"),
         Binding("ctrl+s", "keep", "Keep", priority=True),
+        Binding("f6", "keep_as_defaults", "Defaults", priority=True),
     ]
 
     def __init__(
@@ -59,16 +61,21 @@ class SettingsForm(ModalScreen[Chosen | None]):
         theme: str,
         themes: Sequence[str],
         cache_bits: Sequence[int] = (),
+        defaults: Path | None = None,
         id: str | None = None,
     ) -> None:
         """
         themes: the names that may be chosen.
         cache_bits: what the model's cache can be made of, besides as wide as activations.
+        defaults: where what all conversations begin with is kept; None: nowhere.
         """
         super().__init__(id=id)
         self._values = as_text(settings, theme)
         self._themes = tuple(themes)
         self._cache_bits = tuple(cache_bits)
+        self._defaults = defaults
+        self._asked: dict[str, str] | None = None
+        """The values of which it was asked whether they shall be defaults."""
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(can_focus=False) as box:
@@ -102,7 +109,7 @@ class SettingsForm(ModalScreen[Chosen | None]):
         for name in FIELDS[:-1]:
             self.query_one(f"#row-{name}").set_class(name in errors, "wrong")
         first = next(iter(errors.values()), "")
-        self.query_one("#settings-note", Static).update(Content(f"! {first}" if first else ""))
+        self._note(f"! {first}" if first else "")
 
     @on(Input.Submitted)
     def action_keep(self) -> None:
@@ -112,8 +119,21 @@ class SettingsForm(ModalScreen[Chosen | None]):
         else:
             self.dismiss(chosen(self.values))
 
+    def action_keep_as_defaults(self) -> None:
+        """Asks first; pressed again, keeps."""
+        if self._defaults is None or self._errors():
+            self.action_keep()
+        elif self._asked == self.values:
+            self.dismiss(chosen(self.values, as_defaults=True))
+        else:
+            self._asked = self.values
+            self._note(f"F6 again writes all of this to {self._defaults}")
+
     def action_leave(self) -> None:
         self.dismiss(None)
+
+    def _note(self, line: str) -> None:
+        self.query_one("#settings-note", Static).update(Content(line))
 
     def _errors(self) -> dict[str, str]:
         return wrong(self.values, themes=self._themes, cache_bits=self._cache_bits)

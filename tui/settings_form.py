@@ -12,6 +12,8 @@ from .commands.parse import decimal, whole
 FIELDS = ("temperature", "top_p", "max_tokens", "seed", "cache_bits", "theme", "system")
 MAX_SYSTEM = 65_536
 """Characters of a system prompt: what a file of preferences takes."""
+FULL_BITS = 16
+"""Of a cache as wide as activations."""
 _MOST_TOKENS = 2**31 - 1
 _MOST_SEED = 2**63 - 1
 
@@ -22,6 +24,8 @@ class Chosen:
 
     settings: Settings
     theme: str
+    as_defaults: bool = False
+    """Also of conversations that begin later."""
 
 
 def as_text(settings: Settings, theme: str) -> dict[str, str]:
@@ -31,7 +35,7 @@ def as_text(settings: Settings, theme: str) -> dict[str, str]:
         "top_p": f"{settings.top_p:g}",
         "max_tokens": str(settings.max_tokens),
         "seed": "" if settings.seed is None else str(settings.seed),
-        "cache_bits": "" if settings.cache_bits is None else str(settings.cache_bits),
+        "cache_bits": str(settings.cache_bits or FULL_BITS),
         "theme": theme,
         "system": settings.system,
     }
@@ -54,10 +58,9 @@ def wrong(
         seed = whole(values["seed"])
         if seed is None or not 0 <= seed <= _MOST_SEED:
             found["seed"] = "a seed is a whole number of 0 or more; empty: another each time"
-    if values["cache_bits"].strip() and whole(values["cache_bits"]) not in cache_bits:
-        choice = " or ".join(map(str, cache_bits))
-        found["cache_bits"] = f"cache bits are {choice}" if choice else (
-            "a cache of fewer bits is not available; leave it empty")  # fmt: skip
+    if values["cache_bits"].strip() and whole(values["cache_bits"]) not in (FULL_BITS, *cache_bits):
+        choice = " or ".join(map(str, (FULL_BITS, *cache_bits)))
+        found["cache_bits"] = f"cache bits are {choice}; {FULL_BITS}: as wide as activations"
     if values["theme"].strip() not in themes:
         found["theme"] = "there is no such theme; Right completes the name of one"
     if len(values["system"]) > MAX_SYSTEM:
@@ -65,14 +68,15 @@ def wrong(
     return found
 
 
-def chosen(values: Mapping[str, str]) -> Chosen:
+def chosen(values: Mapping[str, str], *, as_defaults: bool = False) -> Chosen:
     """What values say with which nothing is `wrong`."""
+    bits = whole(values["cache_bits"])
     settings = Settings(
         temperature=float(values["temperature"]),
         top_p=float(values["top_p"]),
         max_tokens=whole(values["max_tokens"]) or 1,
         seed=whole(values["seed"]),
-        cache_bits=whole(values["cache_bits"]),
+        cache_bits=None if bits in (None, FULL_BITS) else bits,
         system=values["system"].strip(),
     )
-    return Chosen(settings=settings, theme=values["theme"].strip())
+    return Chosen(settings=settings, theme=values["theme"].strip(), as_defaults=as_defaults)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from textual import on
@@ -17,9 +18,16 @@ from textual.widgets import Footer
 from mlx_mistral.errors import MlxMistralError
 from mlx_mistral.live.commands import Watch
 from mlx_mistral.live.events import Event, Piece
+from mlx_mistral.sessions.preferences import (
+    Preferences,
+    default_path,
+    load_preferences,
+    save_preferences,
+)
 
 from .app import ChatApp
 from .bridge import Batch
+from .chat.settings import as_preferences
 from .commands.parse import Command
 from .panels.machine import MachinePanel
 from .panels.status_line import StatusLine
@@ -31,6 +39,9 @@ from .settings import SettingsForm
 from .settings_form import Chosen
 from .transfer import exported, imported
 from .visible import one_line
+
+CACHE_BITS = (8, 4)
+"""That keys and values may have besides those of activations."""
 
 
 class TokenScreen(ModalScreen[tuple[int, ...] | None]):
@@ -67,6 +78,11 @@ class ChatWindow(ChatApp):
         Binding("ctrl+o", "sessions", "Conversations", show=False),
     ]
     models: ModelProvider | None = None
+
+    @property
+    def preferences_path(self) -> Path:
+        """Where what conversations begin with is kept."""
+        return default_path()
 
     def on_mount(self) -> None:
         # Textual calls each class's own on_mount, this one first.
@@ -140,7 +156,11 @@ class ChatWindow(ChatApp):
     def action_settings(self) -> None:
         """Opens the form of settings."""
         form = SettingsForm(
-            self.chat.settings, theme=self.theme, themes=sorted(self.available_themes)
+            self.chat.settings,
+            theme=self.theme,
+            themes=sorted(self.available_themes),
+            cache_bits=CACHE_BITS,
+            defaults=self.preferences_path,
         )
         self.push_screen(form, self._settings_chosen)
 
@@ -148,6 +168,20 @@ class ChatWindow(ChatApp):
         if chosen is not None:
             self.chat.settings, self.theme = chosen.settings, chosen.theme
             self.keep_settings()
+            if chosen.as_defaults:
+                self.run_worker(self._report(self._prefer(chosen)))
+
+    async def _prefer(self, chosen: Chosen) -> str:
+        """Writes the defaults. Raises: SessionError: what is there is none, or stays."""
+
+        def write() -> Preferences:
+            before = load_preferences(self.preferences_path)
+            preferences = as_preferences(chosen.settings, chosen.theme, before)
+            save_preferences(self.preferences_path, preferences)
+            return preferences
+
+        self.preferences = await asyncio.to_thread(write)
+        return f"conversations begin like this from now on: written to {self.preferences_path}"
 
     def action_models(self) -> None:
         """Opens the list of models."""

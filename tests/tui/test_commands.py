@@ -26,8 +26,8 @@ from mlx_mistral.tui.commands.parse import Command, Refused, is_command, message
 from mlx_mistral.tui.commands.table import BY_NAME, COMMANDS, help_lines
 
 PROMISED = (
-    "model system temp top-p max-tokens seed save export import retry branch edit search stats "
-    "tokens clear help quit"
+    "model system temp top-p max-tokens seed cache-bits save export import retry branch edit "
+    "search stats tokens clear help quit"
 )
 
 

@@ -114,7 +114,10 @@ def test_bars_are_as_high_as_their_values() -> None:
 
 
 def test_speeds_between_averages_are_those_of_the_tokens_between() -> None:
-    """10 tokens at 20 a second, then 10 at 5: after the first token, 0.5 s and 2 s."""
+    """10 tokens at 20 a second, then 10 at 5: after the first token, 0.5 s and 2 s.
+
+    Of the second reply, as of any that takes no longer, one figure is all there is.
+    """
     told = [
         progress(reply_tokens=1, decode_tps=0.0),
         progress(reply_tokens=11, decode_tps=10 / 0.5),
@@ -122,7 +125,7 @@ def test_speeds_between_averages_are_those_of_the_tokens_between() -> None:
         progress(reply_tokens=21, decode_tps=20 / 2.5),
         progress(id=2, reply_tokens=30, decode_tps=99.0),
     ]
-    assert speeds(told) == pytest.approx([20.0, 5.0])
+    assert speeds(told) == pytest.approx([20.0, 5.0, 99.0])
 
 
 def test_experts_are_counted_and_nonsense_is_left_out() -> None:

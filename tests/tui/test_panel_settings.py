@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from textual.app import App
@@ -34,7 +35,7 @@ def test_settings_come_back_as_they_were(settings: Settings) -> None:
         ("top_p", ["", "0", "1.01", "nan"]),
         ("max_tokens", ["", "0", "-1", "1.5", "9" * 5000, str(2**31)]),
         ("seed", ["-1", "x", "1.0", str(2**63)]),
-        ("cache_bits", ["3", "x", "-4", "16"]),
+        ("cache_bits", ["3", "x", "-4", "32"]),
         ("theme", ["", "none", "textual"]),
         ("system", ["x" * 65_537]),
     ],
@@ -50,17 +51,31 @@ def test_each_field_says_alone_what_it_takes(field: str, texts: list[str]) -> No
 
 def test_bits_that_no_cache_has_are_refused_with_what_to_do() -> None:
     values = as_text(ODD, THEMES[0])
-    assert "leave it empty" in wrong(values, themes=THEMES, cache_bits=())["cache_bits"]
+    assert "cache bits are 16;" in wrong(values, themes=THEMES, cache_bits=())["cache_bits"]
+
+
+@pytest.mark.parametrize("full", ["", "16"])
+def test_a_cache_as_wide_as_activations_has_no_bits_of_its_own(full: str) -> None:
+    values = as_text(Settings(), THEMES[0]) | {"cache_bits": full}
+    assert wrong(values, themes=THEMES, cache_bits=(8, 4)) == {}
+    assert chosen(values).settings.cache_bits is None
 
 
 class Screen(App[None]):
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, defaults: Path | None = None) -> None:
         super().__init__()
+        self._defaults = defaults
         self._settings = settings
         self.chosen: list[Chosen | None] = []
 
     def on_mount(self) -> None:
-        form = SettingsForm(self._settings, theme=THEMES[0], themes=THEMES, cache_bits=(4, 8))
+        form = SettingsForm(
+            self._settings,
+            theme=THEMES[0],
+            themes=THEMES,
+            cache_bits=(4, 8),
+            defaults=self._defaults,
+        )
         self.push_screen(form, self.chosen.append)
 
     @property
@@ -107,6 +122,21 @@ async def test_what_is_wrong_is_said_at_once_and_keeps_the_form_open() -> None:
         assert app.chosen == [
             Chosen(settings=Settings(seed=7, system="Be brief."), theme=THEMES[0])
         ]
+
+
+async def test_defaults_are_kept_only_when_f6_is_pressed_again(tmp_path: Path) -> None:
+    app = Screen(Settings(), defaults=tmp_path / "settings.toml")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("f6")
+        assert app.note.startswith("F6 again writes all of this to ")
+        await pilot.press("home", "delete", "1")  # other values are asked about anew
+        await pilot.press("f6")
+        assert app.chosen == []
+        assert app.note.startswith("F6 again")
+        await pilot.press("f6")
+        await pilot.pause()
+        wanted = Settings(temperature=1)
+        assert app.chosen == [Chosen(settings=wanted, theme=THEMES[0], as_defaults=True)]
 
 
 async def test_escape_leaves_everything_as_it_was() -> None:

@@ -9,6 +9,7 @@ from mlx_mistral.live.commands import Settings
 from mlx_mistral.sessions.codec import Setting
 from mlx_mistral.sessions.preferences import Preferences
 from mlx_mistral.tui.commands.parse import Command
+from mlx_mistral.tui.settings_form import FULL_BITS
 
 _NAMES = tuple(field.name for field in fields(Settings))
 
@@ -28,12 +29,18 @@ def to_keep(settings: Settings) -> dict[str, Setting]:
     return {name: getattr(settings, name) for name in _NAMES}
 
 
+def as_preferences(settings: Settings, theme: str, before: Preferences) -> Preferences:
+    """What is preferred once settings are defaults; what they say nothing of stays."""
+    return replace(before, **to_keep(settings), theme=theme)  # type: ignore[arg-type]
+
+
 _COMMANDS = {
     "system": "system",
     "temp": "temperature",
     "top-p": "top_p",
     "max-tokens": "max_tokens",
     "seed": "seed",
+    "cache-bits": "cache_bits",
 }
 
 
@@ -43,6 +50,8 @@ def after(settings: Settings, command: Command) -> Settings | None:
     if name is None:
         return None
     value = "" if name == "system" and command.value is None else command.value
+    if name == "cache_bits" and value == FULL_BITS:
+        value = None
     return _changed(settings, {name: value})
 
 

@@ -75,6 +75,8 @@ def _arguments(
                 for other in COMMANDS
                 if other.name.startswith(argument.removeprefix("/").lower())
             ]
+        case _ if spec.choices:
+            found = [str(each) for each in spec.choices if str(each).startswith(argument)]
         case _ if spec.off and spec.off.startswith(argument.lower()):
             found = [spec.off]
         case _:

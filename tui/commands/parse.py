@@ -107,7 +107,8 @@ def _with_number(spec: CommandSpec, argument: str) -> Command | Refused:
         return Command(name=spec.name)
     number = whole(argument) if spec.kind is Kind.WHOLE else decimal(argument)
     is_zero_share = spec.name == "top-p" and number == 0
-    if number is None or not spec.least <= number <= spec.most or is_zero_share:
+    is_other = bool(spec.choices) and number not in spec.choices
+    if number is None or is_other or not spec.least <= number <= spec.most or is_zero_share:
         wanted = f"{spec.kind.value}, {_range_of(spec)}"
         return Refused(error=f"/{spec.name} takes {wanted}, not '{_short(argument)}'")
     return Command(name=spec.name, value=number)
@@ -130,6 +131,8 @@ def decimal(text: str) -> float | None:
 
 
 def _range_of(spec: CommandSpec) -> str:
+    if spec.choices:
+        return " or ".join(map(str, spec.choices))
     if spec.name == "top-p":
         return "above 0 and at most 1"
     least = f"{spec.least:g} or more"

@@ -30,6 +30,8 @@ class CommandSpec:
     least: float = 0.0
     most: float = float("inf")
     """Of a number."""
+    choices: tuple[int, ...] = ()
+    """The only numbers it takes."""
     off: str = ""
     """A word that stands for no number."""
 
@@ -55,6 +57,8 @@ COMMANDS = (
                 does="end a reply after so many tokens"),
     CommandSpec(name="seed", kind=Kind.WHOLE, argument="NUMBER|off", most=2**63 - 1, off="off",
                 does="make sampling repeatable, or no longer"),
+    CommandSpec(name="cache-bits", kind=Kind.WHOLE, argument="16|8|4", choices=(16, 8, 4),
+                does="keep keys and values in so many bits; what was read is read again"),
     CommandSpec(name="save", kind=Kind.TEXT, argument="[TITLE]",
                 does="keep this conversation under a title; it is saved in any case"),
     CommandSpec(name="export", kind=Kind.PATH, argument="[PATH]",

@@ -28,15 +28,19 @@ _REMEMBERED = 400
 def speeds(progress: list[Progress]) -> list[float]:
     """Tokens a second between one figure and the next, from their averages since the start.
 
-    An average of r over n tokens after the first took (n - 1) / r seconds.
+    An average of r over n tokens after the first took (n - 1) / r seconds; a reply's first figure,
+    which may be its only one, counts as it is.
     """
     found = []
-    for before, now in pairwise(progress):
-        if before.id != now.id or not now.decode_tps or now.reply_tokens <= before.reply_tokens:
+    for before, now in pairwise([None, *progress]):
+        if now is None or not now.decode_tps or now.reply_tokens < 2:
             continue
-        seconds = _decode_seconds(now) - _decode_seconds(before)
-        tokens = now.reply_tokens - max(before.reply_tokens, 1)
-        found.append(tokens / seconds if seconds > 0 else now.decode_tps)
+        if before is None or before.id != now.id:
+            found.append(now.decode_tps)
+        elif now.reply_tokens > before.reply_tokens:
+            seconds = _decode_seconds(now) - _decode_seconds(before)
+            tokens = now.reply_tokens - max(before.reply_tokens, 1)
+            found.append(tokens / seconds if seconds > 0 else now.decode_tps)
     return found
 
 
