@@ -15,7 +15,8 @@ import mlx_mistral
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
     "errors", "files", "config", "cache", "model", "checkpoint", "text", "generation",
-    "memory", "evaluation", "completion", "chat", "loading", "sessions", "live", "bench", "convert",
+    "memory", "evaluation", "completion", "chat", "loading", "sessions",
+    "prompt_cache", "live", "bench", "convert",
     "tui", "cli",
 )  # fmt: skip
 """In the order of the floor plan: each may import those to its left."""

@@ -1,0 +1,39 @@
+"""Stretches of a text's keys and values: cut out for a file of their own, joined again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+
+
+def can_be_cut(layers: Sequence[KVCache]) -> bool:
+    """Whether every key of the text is still in place; a ring that has wrapped has lost some."""
+    return all(one.is_trimmable() for one in layers)
+
+
+def cut(layers: Sequence[KVCache], start: int, end: int) -> list[KVCache]:
+    """Caches of the tokens from `start` to `end` alone, as views of `layers`."""
+    return [_cut(one, start, end) for one in layers]
+
+
+def join(segments: Sequence[Sequence[KVCache]], layers: Sequence[KVCache]) -> None:
+    """Fills new caches with segments in the order of the text."""
+    pairs = [
+        [mx.concatenate(list(buffers), axis=2) for buffers in zip(*states, strict=True)]
+        for states in ([one.state for one in parts] for parts in zip(*segments, strict=True))
+    ]
+    mx.eval(pairs)
+    offset = sum(segment[0].offset for segment in segments)
+    for one, buffers in zip(layers, pairs, strict=True):
+        one.load(tuple(buffers), offset)
+
+
+def _cut(cache: KVCache, start: int, end: int) -> KVCache:
+    part = copy.copy(cache)
+    part.state = tuple(buffer[..., start:end, :] for buffer in cache.state)
+    part.offset = end - start
+    return part
