@@ -55,6 +55,20 @@ class PrefixCache:
         self.ids = list(ids)
         return reused
 
+    def reusable(self, ids: Sequence[int]) -> int:
+        """How many tokens `begin` would find of a text. Changes nothing."""
+        most = min(common_prefix(self.ids, ids), len(ids) - 1)
+        if all(one.can_trim(one.offset - most) for one in self.layers):
+            return most
+        places = [
+            len(each.ids)
+            for each in self._places
+            if self._is_reachable(each)
+            and len(each.ids) < len(ids)
+            and each.ids == list(ids[: len(each.ids)])
+        ]
+        return max(places, default=0)
+
     def keep_place(self) -> None:
         """Remembers this moment, if going back to it could need that."""
         held = self.layers[0].offset

@@ -12,7 +12,7 @@ from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import CheckpointError
 from mlx_mistral.model import Model
 
-from .prefill import Interrupt, Progress, all_or_nothing, prefill
+from .prefill import Interrupt, Progress, StepSize, all_or_nothing, prefill
 from .prompt import check_prompt, check_room
 from .sampling import Sampler, Sampling
 
@@ -43,7 +43,7 @@ def generate_ids(
     cache: Sequence[KVCache],
     sampling: Sampling,
     max_tokens: int,
-    prefill_step_size: int = 512,
+    prefill_step_size: StepSize = 512,
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
     watch: Watch | None = None,

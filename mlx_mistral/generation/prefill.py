@@ -14,6 +14,8 @@ Progress = Callable[[int, int], None]
 """Called with the prompt tokens read so far and their total."""
 Interrupt = Callable[[], None]
 """Called often while a prompt is read; it raises to end that."""
+StepSize = int | Callable[[], int]
+"""Tokens of a chunk; what is called is asked before each."""
 
 
 def prefill(
@@ -21,7 +23,7 @@ def prefill(
     tokens: mx.array,
     cache: Sequence[KVCache],
     *,
-    step_size: int,
+    step_size: StepSize,
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
 ) -> mx.array:
@@ -35,21 +37,28 @@ def prefill(
     before_layer = None if interrupt is None else _computed_then(interrupt)
     if progress:
         progress(0, total)
-    for start in range(0, total - step_size, step_size):
-        with all_or_nothing(cache, step_size):
-            model.model(tokens[:, start : start + step_size], cache, before_layer)
+    start, size = 0, _size(step_size)
+    while start + size < total:
+        with all_or_nothing(cache, size):
+            model.model(tokens[:, start : start + size], cache, before_layer)
             # Only the caches are needed: no head, and the graph ends here.
             mx.eval([one.state for one in cache])
         mx.clear_cache()
+        start += size
         if progress:
-            progress(start + step_size, total)
-    rest = tokens[:, (total - 1) // step_size * step_size :]
+            progress(start, total)
+        size = _size(step_size)
+    rest = tokens[:, start:]
     with all_or_nothing(cache, rest.shape[1]):
         logits = model.head(model.model(rest, cache, before_layer)[:, -1:])[:, 0]
         mx.eval(logits, [one.state for one in cache])
     if progress:
         progress(total, total)
     return logits
+
+
+def _size(step_size: StepSize) -> int:
+    return step_size if isinstance(step_size, int) else step_size()
 
 
 def _computed_then(interrupt: Interrupt) -> Callable[[mx.array], None]:
