@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,15 @@ class MlxLm:
 
     def __init__(self, folder: str, *, dtype: str | None = None) -> None:
         try:
-            import mlx_lm.generate as loop
-            from mlx_lm.models import cache as caches
-            from mlx_lm.utils import load_model
+            # `mlx_lm.generate` is also the name of a function.
+            self._loop: Any = import_module("mlx_lm.generate")
+            self._caches: Any = import_module("mlx_lm.models.cache")
+            load_model = import_module("mlx_lm.utils").load_model
         except ImportError as error:
             raise MlxMistralError(
                 f"mlx-lm cannot be imported ({error}), --against mlx-lm; install it: "
                 "pip install mlx-lm"
             ) from error
-        self._loop: Any = loop
-        self._caches: Any = caches
         self._config = read_folder(folder).config
         before = mx.get_active_memory()
         try:
