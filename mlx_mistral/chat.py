@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from mlx_mistral.cache import KVCache, PrefixCache
@@ -88,16 +89,19 @@ class Chat:
             if told:
                 told(done, total)
 
+        responses = stream_generate(
+            self.model,
+            self.tokenizer,
+            ids[self.reused_tokens :],
+            prompt_cache=self.cache,
+            cached_ids=ids[: self.reused_tokens],
+            progress=progress,
+            **options,
+        )
         try:
-            for response in stream_generate(
-                self.model,
-                self.tokenizer,
-                ids[self.reused_tokens :],
-                prompt_cache=self.cache,
-                progress=progress,
-                **options,
-            ):
-                self._prefix.ids.append(response.token)
-                yield response
+            with closing(responses):
+                for response in responses:
+                    self._prefix.ids.append(response.token)
+                    yield response
         finally:
             self._prefix.settle()

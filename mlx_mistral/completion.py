@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import TokenizerError
-from mlx_mistral.generation import Sampling, SamplingOptions, generate_batch, generate_ids
+from mlx_mistral.generation import Sampling, SamplingOptions, Step, generate_batch, generate_ids
 from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.prefill import Progress
+from mlx_mistral.generation.speculate import Counts, Drawn, generate_with_drafts
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
 
@@ -57,8 +59,12 @@ def stream_generate(
     kv_bits: int | None = None,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
+    speculate: bool = False,
+    draft_model: Model | None = None,
+    cached_ids: Sequence[int] = (),
+    draft_counts: Counts | None = None,
     **sampling: Unpack[SamplingOptions],
-) -> Iterator[GenerationResponse]:
+) -> Generator[GenerationResponse, None, None]:
     """Yields a response for each token as it is made.
 
     prompt: text, encoded after BOS with no chat format, or token ids, taken as they are.
@@ -67,6 +73,10 @@ def stream_generate(
         updated in place. It stays usable when the caller stops early.
     context: bounds the cache to this many tokens, prompt and reply together.
     progress: called with the prompt tokens read so far and their total.
+    speculate: draft tokens from the text so far and check several a pass; the reply is the same.
+    draft_model: let this smaller model of the same tokenizer write the drafts.
+    cached_ids: the tokens that prompt_cache holds, to draft from as well.
+    draft_counts: filled with what drafting did.
     sampling: temp, top_k, top_p, min_p, repetition_penalty, seed; see `Sampling`.
     The last response has a finish_reason: "stop" at an end-of-text token or stop string,
     "length" at max_tokens or the end of the context.
@@ -76,32 +86,50 @@ def stream_generate(
     cache = prompt_cache or model.make_cache(context=context, kv_bits=kv_bits)
     text = ReplyText(tokenizer, stop)
     clock = Clock(len(ids))
-    for step in generate_ids(
-        model,
-        ids,
-        cache=cache,
-        sampling=Sampling(**sampling),
-        max_tokens=max_tokens,
-        prefill_step_size=prefill_step_size,
-        progress=progress,
-    ):
-        clock.tick()
-        delta, ended = text.add(step.token)
-        reason: FinishReason | None = "stop" if ended else "length" if step.is_last else None
-        yield GenerationResponse(
-            text=delta + text.finish() if reason == "length" else delta,
-            token=step.token,
-            logprobs=_log_probabilities(step.logits),
-            from_draft=False,
-            prompt_tokens=len(ids),
-            prompt_tps=clock.prompt_tps,
-            generation_tokens=clock.n,
-            generation_tps=clock.generation_tps,
-            peak_memory=mx.get_peak_memory() / 1e9,
-            finish_reason=reason,
+    options: _CommonOptions = {
+        "cache": cache,
+        "sampling": Sampling(**sampling),
+        "max_tokens": max_tokens,
+        "prefill_step_size": prefill_step_size,
+        "progress": progress,
+    }
+    steps: Generator[Step | Drawn, None, None]
+    if speculate or draft_model is not None:
+        steps = generate_with_drafts(
+            model, ids, draft_model=draft_model, before=cached_ids, counts=draft_counts, **options
         )
-        if reason:
-            return
+    else:
+        steps = generate_ids(model, ids, **options)
+    # Closed at once where the reply ends early: drafts must not stay in the cache.
+    with closing(steps):
+        for step in steps:
+            clock.tick()
+            delta, ended = text.add(step.token)
+            reason: FinishReason | None = "stop" if ended else "length" if step.is_last else None
+            yield GenerationResponse(
+                text=delta + text.finish() if reason == "length" else delta,
+                token=step.token,
+                logprobs=_log_probabilities(step.logits),
+                from_draft=isinstance(step, Drawn) and step.from_draft,
+                prompt_tokens=len(ids),
+                prompt_tps=clock.prompt_tps,
+                generation_tokens=clock.n,
+                generation_tps=clock.generation_tps,
+                peak_memory=mx.get_peak_memory() / 1e9,
+                finish_reason=reason,
+            )
+            if reason:
+                return
+
+
+class _CommonOptions(TypedDict):
+    """What decoding takes with and without drafts."""
+
+    cache: Sequence[KVCache]
+    sampling: Sampling
+    max_tokens: int
+    prefill_step_size: int
+    progress: Progress | None
 
 
 class GenerationOptions(SamplingOptions, total=False):
@@ -114,6 +142,10 @@ class GenerationOptions(SamplingOptions, total=False):
     kv_bits: int | None
     prefill_step_size: int
     progress: Progress | None
+    speculate: bool
+    draft_model: Model | None
+    cached_ids: Sequence[int]
+    draft_counts: Counts | None
 
 
 def generate(

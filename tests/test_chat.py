@@ -123,3 +123,18 @@ def test_progress_counts_only_what_is_read() -> None:
     list(chat.send("You", progress=lambda done, total: told.append((done, total))))
     prompt = len(TOKENIZER.encode_chat(chat.messages[:3]))
     assert told[-1] == (prompt - chat.reused_tokens,) * 2
+
+
+@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("taken", [1, 4, 6])
+def test_drafts_leave_a_chat_as_it_is(family: str, taken: int) -> None:
+    model = model_of(family)
+    plain, drafting = make_chat(model), make_chat(model, draft_model=model)
+    for text in ["Hello", "And now?", "Tell me more"]:
+        for chat in (plain, drafting):
+            replies = chat.send(text)
+            for _ in range(taken):
+                next(replies)
+            replies.close()
+        assert drafting.messages == plain.messages
+        assert drafting.cache[0].offset <= len(drafting._prefix.ids)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from mlx_mistral.errors import MlxMistralError
 
 from . import options
 from .prompt import add_prompt, read_prompt
@@ -12,9 +15,12 @@ from .terminal import Progress, ReplyWriter, note, write_json
 
 if TYPE_CHECKING:
     from mlx_mistral.completion import GenerationResponse
+    from mlx_mistral.generation.speculate import Counts
     from mlx_mistral.model import Model
     from mlx_mistral.text import Tokenizer
 
+PROBE = "Where two tokenizers cut this alike, 12,345 times, ils sont les mêmes."
+"""Shows whether two models read the same tokens."""
 SAMPLES_TEMPERATURE = 0.7
 """Where several samples are asked for and no temperature: greedy ones would all be the same."""
 
@@ -34,13 +40,19 @@ def add_to(commands: options.Commands) -> None:
     )  # fmt: skip
     options.add_cache(parser)
     options.add_loading(parser)
-    parser.add_argument("--speculate", action="store_true", help="not available in this version")
-    parser.add_argument("--draft", metavar="MODEL", help="not available in this version")
+    parser.add_argument(
+        "--speculate", action="store_true", help="draft tokens from the text so far; same reply"
+    )
+    parser.add_argument(
+        "--draft", metavar="MODEL", help="a smaller model of the same tokenizer writes the drafts"
+    )
     options.add_output(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    options.refuse_unavailable(args, "--kv-bits", "--memory", "--speculate", "--draft")
+    options.refuse_unavailable(args, "--kv-bits", "--memory")
+    if args.num_samples > 1 and (args.speculate or args.draft):
+        raise MlxMistralError("drafts are for one reply; leave --num-samples or the drafts out")
     text = read_prompt(args)
     progress = Progress(quiet=args.quiet or args.json)
     model, tokenizer = load_model_and_tokenizer(args, progress)
@@ -67,6 +79,25 @@ def load_model_and_tokenizer(
     if tokenizer.note:
         note(tokenizer.note, quiet=args.quiet)
     return model, tokenizer
+
+
+def load_draft_model(args: argparse.Namespace, tokenizer: Tokenizer, progress: Progress) -> Model:
+    """The model that --draft names. Raises: MlxMistralError: its tokens are not the model's."""
+    from mlx_mistral.checkpoint import resolve
+    from mlx_mistral.loading import load
+
+    folder = resolve(args.draft, progress=not args.quiet)
+    progress.show(f"loading {args.draft}")
+    try:
+        model, own = load(folder, dtype=args.dtype)
+    finally:
+        progress.clear()
+    if own.vocab_size != tokenizer.vocab_size or own.encode(PROBE) != tokenizer.encode(PROBE):
+        raise MlxMistralError(
+            f"{args.draft} cuts text into other tokens than {args.model}; "
+            "choose a draft model with the same tokenizer"
+        )
+    return model
 
 
 def chat_ids(tokenizer: Tokenizer, text: str, system: str | None) -> list[int]:
@@ -101,12 +132,21 @@ def _stream_reply(
     progress: Progress,
 ) -> None:
     from mlx_mistral.completion import stream_generate
+    from mlx_mistral.generation.speculate import Counts
 
+    counts = Counts() if args.speculate or args.draft else None
     responses = stream_generate(
-        model, tokenizer, prompt, **sampling(args), progress=progress.prefill
+        model,
+        tokenizer,
+        prompt,
+        **sampling(args),
+        progress=progress.prefill,
+        speculate=args.speculate,
+        draft_model=load_draft_model(args, tokenizer, progress) if args.draft else None,
+        draft_counts=counts,
     )
     if args.json:
-        _write_reply_json(args, responses)
+        _write_reply_json(args, responses, counts)
         return
     last = write_reply(responses, progress)
     note(
@@ -115,6 +155,12 @@ def _stream_reply(
         f"peak memory: {last.peak_memory:.2f} GB",
         quiet=args.quiet,
     )
+    if counts is not None:
+        note(
+            f"drafts: {counts.accepted} of {counts.drafted} tokens held, "
+            f"{counts.tokens_per_pass:.2f} tokens a pass",
+            quiet=args.quiet,
+        )
 
 
 def write_reply(responses: Iterator[GenerationResponse], progress: Progress) -> GenerationResponse:
@@ -129,7 +175,9 @@ def write_reply(responses: Iterator[GenerationResponse], progress: Progress) -> 
     return last
 
 
-def _write_reply_json(args: argparse.Namespace, responses: Iterator[GenerationResponse]) -> None:
+def _write_reply_json(
+    args: argparse.Namespace, responses: Iterator[GenerationResponse], counts: Counts | None
+) -> None:
     texts, token_ids = [], []
     # A response holds its logits: keeping all of them would outgrow the cache.
     for last in responses:
@@ -146,6 +194,7 @@ def _write_reply_json(args: argparse.Namespace, responses: Iterator[GenerationRe
             "generation_tps": last.generation_tps,
             "peak_memory_bytes": round(last.peak_memory * 1e9),
             "finish_reason": last.finish_reason,
+            **({} if counts is None else {"drafts": asdict(counts)}),
         }
     )
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from command_line import Run, failed_in_one_line
+from tiny import LetterTokenizer
 
 from mlx_mistral import generate, load, stream_generate
+from mlx_mistral.cli.generate import load_draft_model
+from mlx_mistral.cli.terminal import Progress
+from mlx_mistral.errors import MlxMistralError
 
 KEYS = {
     "text", "token_ids", "prompt_tokens", "prompt_tps", "generation_tokens", "generation_tps",
@@ -74,6 +79,33 @@ def test_a_stop_text_ends_the_reply_before_it(run: Run, tiny: Path) -> None:
     ended = run("generate", tiny, "-p", "Hello", *SHORT, "--stop", "\x02", "--stop", stop, "--json")
     assert ended.json["text"] == whole[: whole.index(stop)]
     assert ended.json["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("drafts", [["--speculate"], ["--draft", "TINY"]])
+def test_drafts_leave_the_reply_as_it_is(run: Run, tiny: Path, drafts: list[str]) -> None:
+    flags = ["-p", "Hello", "--max-tokens", "40", "--temp", "0.8", "--seed", "3", "--json"]
+    plain = run("generate", tiny, *flags).json
+    drafted = run("generate", tiny, *flags, *(str(tiny) if f == "TINY" else f for f in drafts)).json
+    assert set(drafted) == KEYS | {"drafts"}
+    assert drafted["token_ids"] == plain["token_ids"]
+    assert drafted["drafts"]["tokens"] == 40
+    assert drafted["drafts"]["accepted"] <= drafted["drafts"]["drafted"]
+
+
+def test_what_drafting_did_goes_to_stderr(run: Run, tiny: Path) -> None:
+    ended = run("generate", tiny, "-p", "Hello", *SHORT, "--speculate")
+    assert "tokens a pass" in ended.err
+
+
+def test_drafts_for_several_replies_are_refused(run: Run, tiny: Path) -> None:
+    ended = run("generate", tiny, "-p", "Hello", "-n", "2", "--speculate")
+    assert failed_in_one_line(ended)
+
+
+def test_a_draft_model_with_other_tokens_is_refused(tiny: Path) -> None:
+    args = Namespace(model="letters", draft=str(tiny), dtype=None, quiet=True)
+    with pytest.raises(MlxMistralError, match="same tokenizer"):
+        load_draft_model(args, LetterTokenizer(), Progress(quiet=True))  # type: ignore[arg-type]
 
 
 def test_samples_are_drawn_as_one_batch(run: Run, tiny: Path) -> None:

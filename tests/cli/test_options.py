@@ -55,8 +55,6 @@ def test_wrong_usage_is_status_2(run: Run, flags: list[str]) -> None:
     [
         ("generate", ["--kv-bits", "8"]),
         ("generate", ["--memory", "16GB"]),
-        ("generate", ["--speculate"]),
-        ("generate", ["--draft", "demo"]),
         ("chat", ["--kv-bits", "4"]),
         ("chat", ["--memory", "16GiB"]),
         ("chat", ["--continue"]),

@@ -2,6 +2,7 @@
 
 from .decode import Counts, Drafter, DraftingDecoder, Drawn
 from .draft_model import ModelDrafter
+from .generate import generate_with_drafts
 from .length import DraftLength
 from .ngram import NgramDrafter
 
@@ -13,4 +14,5 @@ __all__ = [
     "Drawn",
     "ModelDrafter",
     "NgramDrafter",
+    "generate_with_drafts",
 ]

@@ -55,6 +55,11 @@ class Counts:
     drafted: int = 0
     accepted: int = 0
 
+    @property
+    def tokens_per_pass(self) -> float:
+        """Of the tokens after the first."""
+        return (self.tokens - 1) / self.passes if self.passes else 0.0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
@@ -89,9 +94,10 @@ class DraftingDecoder:
         drafter: Drafter,
         *,
         lengths: DraftLength | None = None,
+        counts: Counts | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.counts = Counts()
+        self.counts = Counts() if counts is None else counts
         self._model, self._cache = model, cache
         self._sampler, self._drafter = sampler, drafter
         self._lengths = lengths or DraftLength()

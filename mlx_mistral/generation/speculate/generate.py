@@ -1,0 +1,62 @@
+"""A prompt in, tokens out, as `generate_ids`, with drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.generation.prefill import Progress, prefill
+from mlx_mistral.generation.prompt import check_prompt, check_room
+from mlx_mistral.generation.sampling import Sampler, Sampling
+from mlx_mistral.model import Model
+
+from .decode import Counts, Drafter, DraftingDecoder, Drawn
+from .draft_model import ModelDrafter
+from .ngram import NgramDrafter
+
+
+def generate_with_drafts(
+    model: Model,
+    prompt: Sequence[int],
+    *,
+    cache: Sequence[KVCache],
+    sampling: Sampling,
+    max_tokens: int,
+    draft_model: Model | None = None,
+    before: Sequence[int] = (),
+    prefill_step_size: int = 512,
+    progress: Progress | None = None,
+    counts: Counts | None = None,
+) -> Generator[Drawn, None, None]:
+    """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
+
+    draft_model: writes the drafts; None takes them from the text so far.
+    before: the tokens that the cache holds already, to draft from as well.
+    counts: filled with what drafting did.
+    When it ends or is closed, the cache holds all tokens that were yielded, or all but the last.
+    Raises: as `generate_ids`; MlxMistralError: the draft model has another vocabulary.
+    """
+    check_prompt(prompt, model.config)
+    room = check_room(len(prompt), cache, model.config)
+    budget = max_tokens if room is None else min(max_tokens, room)
+    if budget < 1:
+        return
+    text = [*before, *prompt]
+    drafter: Drafter
+    if draft_model is None:
+        drafter = NgramDrafter(text)
+    else:
+        drafter = ModelDrafter(
+            draft_model,
+            text,
+            vocab_size=model.config.vocab_size,
+            prefill_step_size=prefill_step_size,
+        )
+    logits = prefill(
+        model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
+    )
+    sampler = Sampler(sampling, model.config.vocab_size, [prompt])
+    decoder = DraftingDecoder(model, cache, sampler, drafter, counts=counts)
+    yield from decoder.decode(logits, budget)
