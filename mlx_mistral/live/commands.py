@@ -13,6 +13,8 @@ class Message:
 
     role: str
     content: str
+    token_ids: tuple[int, ...] = ()
+    """Of a reply, as `Finished` told them: it is given back to the model in these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

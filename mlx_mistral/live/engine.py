@@ -6,16 +6,18 @@ import contextlib
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from mlx_mistral.errors import MlxMistralError
+from mlx_mistral.prompt_cache import PromptCacheStore
 
 from .commands import Command, Count, Load, Reply, Watch
-from .events import Counted, Event, Failed, Finished, Loaded, LoadFailed
+from .events import Counted, Event, Failed, Finished, Loaded, LoadFailed, Noted
 from .figures import Figures
 from .inbox import Inbox
+from .kept import WORTH_SECONDS, KeptReading
 from .model import LiveModel, load_live
 from .protocol import Listener
 from .reply import ReplyMaker, Stopped
@@ -24,6 +26,13 @@ from .watcher import Watcher
 CLOSING = "the program is closing; start it again"
 CLOSE_SECONDS = 10.0
 """Far more than a layer of a prompt or of a model's file takes."""
+IDLE_SECONDS = 3.0
+"""Less than it takes to leave a conversation and write in another."""
+LEAVING_SECONDS = 5.0
+CLOSING_SECONDS = 2.0
+ASKED_SECONDS = 0.5
+"""After so many no other file of a cache is begun: when a model makes room for another, when the
+program ends, when a reply waits."""
 NO_MODEL = "no model is loaded; load one first"
 
 
@@ -33,11 +42,27 @@ class LiveEngine:
     MLX binds what is not computed yet to its thread, so all of MLX stays on the one that
     `start` makes. Whatever goes wrong there becomes an event; the thread goes on.
 
+    caches: where conversations that are left are kept as they were read; None: nowhere.
+    idle_seconds: after so many without a command, what was read is written there.
+    worth_seconds: what would be read again in less is not.
     now: seconds from any start; for tests.
     """
 
-    def __init__(self, *, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        *,
+        caches: PromptCacheStore | None = None,
+        idle_seconds: float = IDLE_SECONDS,
+        worth_seconds: float = WORTH_SECONDS,
+        now: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._now = now
+        self._idle_seconds = idle_seconds
+        self._kept = None
+        if caches is not None:
+            self._kept = KeptReading(caches, self._tell, worth_seconds=worth_seconds)
+        self._has_read = False
+        """Whether something may have to be written."""
         self._inbox = Inbox()
         self._watch = Watch()
         self._thread: threading.Thread | None = None
@@ -69,11 +94,37 @@ class LiveEngine:
             self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
-        while (command := self._inbox.take()) is not None:
+        while (command := self._next()) is not None:
             self._do(command)
+        self._keep(lambda: True, CLOSING_SECONDS)
         self._free()
         # What MLX keeps for a thread may not outlive the interpreter, or the process aborts.
         mx.clear_streams()
+
+    def _next(self) -> Command | None:
+        if self._has_read and not self._inbox.wait(self._idle_seconds):
+            self._keep(lambda: self._inbox.is_empty, LEAVING_SECONDS)
+        return self._inbox.take()
+
+    def _keep(self, go_on: Callable[[], bool], seconds: float) -> None:
+        """Writes what was read since the last time, as far as it is worth that."""
+        if self._kept is None or self._live is None or not self._has_read:
+            return
+        self._has_read = False
+        try:
+            self._kept.keep(self._live, go_on=go_on, seconds=seconds)
+        except Exception as error:
+            self._tell(Noted(line=f"what was read is not kept on disk: {in_one_line(error)}"))
+
+    def _prepare(self, ids: Sequence[int]) -> None:
+        """Puts what a prompt would cost on disk, and takes what it begins with from there."""
+        if self._kept is None or self._live is None:
+            return
+        if self._kept.would_lose(self._live, ids):
+            self._keep(lambda: not self._inbox.is_stopped, ASKED_SECONDS)
+        self._check_reply()
+        self._kept.restore(self._live, ids, self._check_reply)
+        self._has_read = True
 
     def _do(self, command: Command) -> None:
         """Rust libraries panic outside Exception; no thread above could catch it."""
@@ -99,6 +150,7 @@ class LiveEngine:
 
     def _load(self, command: Load) -> None:
         start = self._now()
+        self._keep(lambda: not self._inbox.closed, LEAVING_SECONDS)
         self._free()
         live = load_live(command, self._tell, self._check_loading)
         self._live = live
@@ -124,6 +176,7 @@ class LiveEngine:
             tell=self._tell,
             check=self._check_reply,
             now=self._now,
+            prepare=self._prepare,
         )
         try:
             maker.run()

@@ -118,6 +118,8 @@ class Finished:
     reason: str
     """stop, length, or stopped where someone asked for it."""
     progress: Progress
+    token_ids: tuple[int, ...] = ()
+    """All that the reply consists of, without the token that ends it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,4 +136,13 @@ class Counted:
     tokens: int
 
 
-Event = Loading | Loaded | LoadFailed | Reading | Piece | Progress | Finished | Failed | Counted
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """Something went wrong that costs time alone, such as a cache that the disk refused."""
+
+    line: str
+
+
+Event = (
+    Loading | Loaded | LoadFailed | Reading | Piece | Progress | Finished | Failed | Counted | Noted
+)

@@ -31,11 +31,21 @@ class Inbox:
             self._look()
             self._changed.notify()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be done, not even to close."""
+        return not (self._waiting or self._unwanted or self.closed)
+
+    def wait(self, seconds: float) -> bool:
+        """Until there is something to do; False where nothing comes for so long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.is_empty, seconds)
+
     def take(self) -> Command | None:
         """The next command, once there is one; None when the inbox is closed and empty."""
         with self._changed:
             self._current, self._is_stopped = None, False
-            self._changed.wait_for(lambda: self._waiting or self._unwanted or self.closed)
+            self._changed.wait_for(lambda: not self.is_empty)
             if self._unwanted:
                 command: Command = self._unwanted.pop(0)
                 self._is_stopped = True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mistral.cache import PrefixCache
+from mlx_mistral.cache import KVCache, PrefixCache
 from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.dtype import resolve_dtype
 from mlx_mistral.checkpoint.load import fill, hollow_model
@@ -21,6 +22,8 @@ from mlx_mistral.text import load_tokenizer
 
 from .commands import Load
 from .events import Loading, ModelFacts
+from .pace import Pace
+from .spoken import Spoken
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -40,32 +43,44 @@ class LiveModel:
         """Raises: CacheError: there is no cache of such a context."""
         self.model, self.tokenizer, self.facts = model, tokenizer, facts
         self.memory_limit_bytes = _memory_limit()
-        self._context = context
-        self._cache_bits: int | None = None
-        self._prefix = self._new_cache()
+        self.context = context
+        self.cache_bits: int | None = None
+        self.prefix = self._new_cache()
+        """Of the conversation."""
+        self.pace = Pace(time.perf_counter)
+        self.spoken = Spoken(tokenizer)
 
     def cache(self, bits: int | None) -> PrefixCache:
         """The cache of the conversation; a new one where keys shall have other bits.
 
         Raises: CacheError: there is none of so many bits.
         """
-        if bits != self._cache_bits:
-            before, self._cache_bits = self._cache_bits, bits
+        if bits != self.cache_bits:
+            before, self.cache_bits = self.cache_bits, bits
             try:
-                self._prefix = self._new_cache()
+                self.prefix = self._new_cache()
             except BaseException:
-                self._cache_bits = before
+                self.cache_bits = before
                 raise
-        return self._prefix
+        return self.prefix
+
+    def adopt(self, layers: list[KVCache], ids: list[int]) -> PrefixCache:
+        """Takes caches that hold these ids in place of its own."""
+        self.prefix = self._new_cache(layers)
+        self.prefix.ids = ids
+        self.prefix.keep_place()
+        return self.prefix
+
+    def new_layers(self) -> list[KVCache]:
+        return self.model.make_cache(context=self.context, kv_bits=self.cache_bits)
 
     def forget(self) -> None:
         """Frees what was read; the next prompt is read from its start."""
-        self._prefix = self._new_cache()
+        self.prefix = self._new_cache()
 
-    def _new_cache(self) -> PrefixCache:
-        layers = self.model.make_cache(context=self._context, kv_bits=self._cache_bits)
+    def _new_cache(self, layers: list[KVCache] | None = None) -> PrefixCache:
         return PrefixCache(
-            layers,
+            layers or self.new_layers(),
             max_places=MAX_PLACES,
             max_place_bytes=self.memory_limit_bytes // PLACES_SHARE,
         )

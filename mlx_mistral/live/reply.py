@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mlx_mistral.cache import PrefixCache
 from mlx_mistral.errors import ContextError, MlxMistralError
@@ -28,6 +28,8 @@ class ReplyMaker:
 
     check: called within every layer of the prompt's chunks and after every token; raises
         Stopped to end the reply, which is then over without an error.
+    prepare: called with the ids of a prompt before the model's cache is asked for what it holds
+        of them.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class ReplyMaker:
         tell: Callable[[Event], None],
         check: Callable[[], None],
         now: Callable[[], float] = time.perf_counter,
+        prepare: Callable[[Sequence[int]], None] = lambda ids: None,
     ) -> None:
         self._live, self._watcher, self._command = live, watcher, command
-        self._tell, self._check = tell, check
+        self._tell, self._check, self._prepare = tell, check, prepare
+        self._said: list[int] = []
         self._figures = Figures(command.id, live.memory_limit_bytes, now)
         self._text = ReplyStream(live.tokenizer)
 
@@ -51,7 +55,14 @@ class ReplyMaker:
             reason = self._begun() or self._generate()
         except Stopped:
             reason = "stopped"
-        self._tell(Finished(id=self._command.id, reason=reason, progress=self._figures.progress()))
+        self._tell(
+            Finished(
+                id=self._command.id,
+                reason=reason,
+                progress=self._figures.progress(),
+                token_ids=tuple(self._said),
+            )
+        )
 
     def _begun(self) -> str | None:
         """Tells what the reply begins with; the reason if that is already all of it."""
@@ -61,12 +72,13 @@ class ReplyMaker:
             self._tell(Piece(id=self._command.id, token=token, text=text))
             if is_over:
                 return "stop"
+            self._said.append(token)
         return None
 
     def _generate(self) -> str:
         """Returns why the reply is over. Raises: Stopped, MlxMistralError."""
         command, live = self._command, self._live
-        ids = [*live.tokenizer.encode_chat(self._messages()), *command.begun]
+        ids = [*self._prompt(), *command.begun]
         cache = live.cache(command.settings.cache_bits)
         sampling = Sampling(
             temp=command.settings.temperature,
@@ -75,15 +87,22 @@ class ReplyMaker:
         )
         self._check()
         self._check_length(len(ids), cache)
+        self._prepare(ids)
+        cache, pace = live.prefix, live.pace
         reused = cache.begin(ids)
         total = len(ids) - reused
         self._figures.begin(cache, len(ids), reused)
 
         def read(done: int, _: int) -> None:
+            pace.read(done)
             cache.keep_place()
             self._figures.read(done)
             self._tell(Reading(id=command.id, done=done, total=total, reused=reused))
             self._pause()
+
+        def before_layer() -> None:
+            pace.before_layer()
+            self._check()
 
         steps = generate_ids(
             live.model,
@@ -91,9 +110,9 @@ class ReplyMaker:
             cache=cache.layers,
             sampling=sampling,
             max_tokens=command.settings.max_tokens - len(command.begun),
-            prefill_step_size=PREFILL_STEP,
+            prefill_step_size=lambda: pace.chunk(PREFILL_STEP),
             progress=read,
-            interrupt=self._check,
+            interrupt=before_layer,
             watch=self._watcher,
         )
         self._watcher.listen(self._watcher.wanted.experts)
@@ -108,6 +127,7 @@ class ReplyMaker:
                 self._tell(Piece(id=command.id, token=step.token, text=text, **seen))
                 if is_over:
                     return "stop"
+                self._said.append(step.token)
                 self._pause()
             return "length"
         finally:
@@ -130,10 +150,16 @@ class ReplyMaker:
                 "leave room for an answer; shorten it or load the model with a larger context"
             )
 
-    def _messages(self) -> list[dict[str, object]]:
-        system = self._command.settings.system
+    def _prompt(self) -> list[int]:
+        """The conversation in tokens, replies in those that they were made of."""
+        live, system = self._live, self._command.settings.system
         first = (Message(role="system", content=system),) if system else ()
-        return to_chat([*first, *self._command.messages], self._live.tokenizer)
+        messages = [*first, *self._command.messages]
+
+        def encode(some: Sequence[Message]) -> list[int]:
+            return live.tokenizer.encode_chat(to_chat(some, live.tokenizer))
+
+        return live.spoken(encode(messages), messages, encode)
 
     def _pause(self) -> None:
         """Between two passes. Raises: Stopped."""

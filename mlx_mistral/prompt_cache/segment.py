@@ -21,15 +21,18 @@ def cut(layers: Sequence[KVCache], start: int, end: int) -> list[KVCache]:
 
 
 def join(segments: Sequence[Sequence[KVCache]], layers: Sequence[KVCache]) -> None:
-    """Fills new caches with segments in the order of the text."""
-    pairs = [
-        [mx.concatenate(list(buffers), axis=2) for buffers in zip(*states, strict=True)]
-        for states in ([one.state for one in parts] for parts in zip(*segments, strict=True))
-    ]
-    mx.eval(pairs)
+    """Fills new caches with segments in the order of the text, and empties those.
+
+    Layer by layer, so that hardly more memory is held than either takes.
+    """
     offset = sum(segment[0].offset for segment in segments)
-    for one, buffers in zip(layers, pairs, strict=True):
-        one.load(tuple(buffers), offset)
+    for one, *parts in zip(layers, *segments, strict=True):
+        states = zip(*(part.state for part in parts), strict=True)
+        buffers = tuple(mx.concatenate(list(pieces), axis=2) for pieces in states)
+        mx.eval(buffers)
+        one.load(buffers, offset)
+        for part in parts:
+            part.state = ()
 
 
 def _cut(cache: KVCache, start: int, end: int) -> KVCache:

@@ -96,7 +96,7 @@ class PromptCacheStore:
             entry = next(iter(index.entries(rows, "id = ?", found.entry)), None)
             if entry is None:
                 return None
-            parts = index.chain(rows, entry)
+            parts = [one for one in index.chain(rows, entry) if one.start < found.tokens]
             index.touch(rows, [each.id for each in parts], self._clock())
         ends = [*(each.start for each in parts[1:]), found.tokens]
         segments = []
@@ -104,10 +104,13 @@ class PromptCacheStore:
             layers = self._read(part, make, pause)
             if layers is None:
                 return None
-            segments.append(layers if entry.whole else cut(layers, 0, end - part.start))
+            for one in layers if end < part.start + layers[0].offset else ():
+                one.trim(part.start + one.offset - end)
+            segments.append(layers)
             pause()
         layers = segments[0]
-        if not entry.whole:
+        if len(segments) > 1:
+            segments = [cut(each, 0, each[0].offset) for each in segments]
             layers = make()
             join(segments, layers)
         return layers, [int(one) for one in entry.ids[: found.tokens]]
