@@ -73,7 +73,9 @@ class Conversation:
         reply = self._add(place, "", complete=False)
         self.running = Running(id=self.next_reply, message=reply, model=model, begun=self._clock())
         self.next_reply += 1
-        said = tuple(Said(role=each.role, content=each.content) for each in path)
+        said = tuple(
+            Said(role=each.role, content=each.content, token_ids=each.token_ids) for each in path
+        )
         return Reply(id=self.running.id, messages=said, settings=settings, begun=begun)
 
     def grow(self, text: str) -> None:
@@ -95,7 +97,13 @@ class Conversation:
             running.saved = len(running.text)
             self.keeper.append(running.message.id, rest)
 
-    def end(self, progress: Progress | None, reason: str, note: str) -> Message | None:
+    def end(
+        self,
+        progress: Progress | None,
+        reason: str,
+        note: str,
+        token_ids: tuple[int, ...] = (),
+    ) -> Message | None:
         """The reply is over. Returns: what it has become; None: nothing was said."""
         running, self.running = self.running, None
         if running is None:
@@ -116,11 +124,13 @@ class Conversation:
                 first_token_seconds=progress.first_token_seconds,
                 reason=reason,
                 model=running.model,
+                prompt_tokens=progress.prompt_tokens,
+                reused_tokens=progress.reused_tokens,
             )
         )
         rest = "".join(running.text[running.saved :])
-        message = self._ended(running, text, statistics)
-        self.keeper.complete(running.message.id, rest, statistics)
+        message = self._ended(running, text, statistics, token_ids)
+        self.keeper.complete(running.message.id, rest, statistics, token_ids)
         self.notes[message.id] = note
         return message
 
@@ -153,7 +163,13 @@ class Conversation:
             if self.tree.messages[id].role == "user"
         ]
 
-    def _ended(self, running: Running, text: str, statistics: Statistics | None) -> Message:
+    def _ended(
+        self,
+        running: Running,
+        text: str,
+        statistics: Statistics | None,
+        token_ids: tuple[int, ...],
+    ) -> Message:
         before = running.message
         message = Message(
             id=before.id,
@@ -162,6 +178,7 @@ class Conversation:
             content=text,
             created=before.created,
             statistics=statistics,
+            token_ids=token_ids,
         )
         self.tree = self.tree.update(message)
         return message

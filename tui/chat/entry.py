@@ -40,9 +40,8 @@ class Entry:
 
 def read_note(progress: Progress, reason: str) -> str:
     """How much of the prompt was computed and how the reply went."""
-    new = progress.prompt_tokens - progress.reused_tokens
     parts = [
-        f"read {new:,} new {_tokens(new)}, {progress.reused_tokens:,} reused",
+        _read(progress.prompt_tokens, progress.reused_tokens),
         f"wrote {progress.reply_tokens:,} at {progress.decode_tps:,.1f} tokens/s",
     ]
     return " · ".join([*parts, *_ending(reason)])
@@ -52,8 +51,15 @@ def kept_note(statistics: Statistics | None) -> str:
     """The same of a reply of an earlier day, as far as it was kept."""
     if statistics is None:
         return ""
+    counted = (statistics.prompt_tokens, statistics.reused_tokens)
+    read = [] if None in counted else [_read(*counted)]  # type: ignore[arg-type]
     made = f"wrote {statistics.tokens:,} {_tokens(statistics.tokens)} at {statistics.tps:,.1f}/s"
-    return " · ".join([made, *_ending(statistics.reason)])
+    return " · ".join([*read, made, *_ending(statistics.reason)])
+
+
+def _read(prompt: int, reused: int) -> str:
+    new = prompt - reused
+    return f"read {new:,} new {_tokens(new)}, {reused:,} reused"
 
 
 def _tokens(count: int) -> str:

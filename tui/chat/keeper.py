@@ -25,8 +25,10 @@ class Keeper(Protocol):
 
     def append(self, message: int, text: str) -> None: ...
 
-    def complete(self, message: int, text: str, statistics: Statistics | None) -> None:
-        """`text` is what was not yet appended."""
+    def complete(
+        self, message: int, text: str, statistics: Statistics | None, token_ids: tuple[int, ...]
+    ) -> None:
+        """`text` is what was not yet appended; the ids are of all of it."""
 
     def remove(self, message: int) -> None: ...
 
@@ -48,7 +50,9 @@ class Unkept:
     def append(self, message: int, text: str) -> None:
         """Nothing to keep, as below."""
 
-    def complete(self, message: int, text: str, statistics: Statistics | None) -> None: ...
+    def complete(
+        self, message: int, text: str, statistics: Statistics | None, token_ids: tuple[int, ...]
+    ) -> None: ...
 
     def remove(self, message: int) -> None: ...
 
@@ -101,8 +105,10 @@ class Kept(Unkept):
     def append(self, message: int, text: str) -> None:
         self._write(lambda store: store.append(self._ids[message], text))
 
-    def complete(self, message: int, text: str, statistics: Statistics | None) -> None:
-        self._write(lambda store: store.complete(self._ids[message], text, statistics))
+    def complete(
+        self, message: int, text: str, statistics: Statistics | None, token_ids: tuple[int, ...]
+    ) -> None:
+        self._write(lambda store: store.complete(self._ids[message], text, statistics, token_ids))
 
     def remove(self, message: int) -> None:
         self._write_there(lambda store, id: store.remove(id, self._ids.get(message, message)))

@@ -14,6 +14,7 @@ from mlx_mistral.live.events import (
     Loaded,
     LoadFailed,
     Loading,
+    Noted,
     Piece,
     Progress,
     Reading,
@@ -138,7 +139,9 @@ class TalkingScreen(Screen[None]):
                 tell(f"{event.reply_tokens:,} tokens, {event.decode_tps:,.1f} a second")
             case Finished() if self._is_ours(event.id):
                 note = read_note(event.progress, event.reason)
-                await self._end(event.progress, event.reason, note)
+                await self._end(event.progress, event.reason, note, event.token_ids)
+            case Noted():
+                await self.say("notice", event.line)
             case Failed() if self._is_ours(event.id):
                 await self._end(None, "failed", "not finished")
                 await self.say("error", event.error)
@@ -169,8 +172,14 @@ class TalkingScreen(Screen[None]):
         self.composer.tell("reading…")
         self.engine.submit(reply)
 
-    async def _end(self, progress: Progress | None, reason: str, note: str) -> None:
-        message = self.conversation.end(progress, reason, note)
+    async def _end(
+        self,
+        progress: Progress | None,
+        reason: str,
+        note: str,
+        token_ids: tuple[int, ...] = (),
+    ) -> None:
+        message = self.conversation.end(progress, reason, note, token_ids)
         if message is None:
             await self.transcript.drop_live()
             if reason != "failed":
