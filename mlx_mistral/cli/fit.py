@@ -13,10 +13,7 @@ from .terminal import write_json, write_lines
 
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers
-    from mlx_mistral.memory import Chip
-
-MAC_DTYPE = "bfloat16"
-"""Of activations on a Mac's GPU, unless told."""
+    from mlx_mistral.memory.device import Device
 
 
 def add_to(commands: options.Commands) -> None:
@@ -48,11 +45,11 @@ def add_to(commands: options.Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     from mlx_mistral.checkpoint.hub_headers import read_model
 
-    chip = _chip(args)
+    device = _device(args)
     headers = read_model(args.model)
     if not headers.parameters:
         raise CheckpointError(f"no weights in the files, {args.model}; download the model again")
-    report = _report(args, headers, chip)
+    report = _report(args, headers, device)
     if args.json:
         write_json(to_json(report))
     else:
@@ -85,40 +82,37 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _chip(args: argparse.Namespace) -> Chip | None:
-    """Another machine's chip that is asked for, or this machine's where it computes on it."""
-    from mlx_mistral.checkpoint.dtype import on_gpu
-    from mlx_mistral.memory import find_chip, this_chip
+def _device(args: argparse.Namespace) -> Device:
+    """This machine, or another one by its chip."""
+    from mlx_mistral.memory import find_chip
+    from mlx_mistral.memory.device import Device
 
     if args.chip is None:
-        return this_chip() if on_gpu() else None
+        return Device.here(dtype=args.dtype)
     if args.memory is None:
         raise MemoryBudgetError("--chip asks for another machine: give its --memory SIZE too")
-    return find_chip(args.chip)
+    return Device.mac(find_chip(args.chip), dtype=args.dtype)
 
 
-def _report(args: argparse.Namespace, headers: Headers, chip: Chip | None) -> Report:
-    from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Report:
     from mlx_mistral.memory import ModelNeeds, default_context
     from mlx_mistral.memory.machine import this_machine
 
-    # Another machine's GPU computes in what this one would, had it a GPU.
-    dtype = args.dtype or (MAC_DTYPE if args.chip else str(resolve_dtype(None)).rpartition(".")[2])
-    needs = ModelNeeds.of(headers, dtype=dtype, on_gpu=bool(args.chip) or on_gpu())
-    machine = None if args.memory else this_machine()
+    needs = ModelNeeds.of(headers, dtype=device.dtype, on_gpu=device.on_gpu)
+    machine = None if args.memory else device.machine or this_machine()
     budget_bytes = machine.budget_bytes if machine else args.memory
     context = args.context or default_context(headers.config)
     return Report(
         model=args.model,
         config=headers.config,
-        dtype=dtype,
+        dtype=device.dtype,
         is_context_given=args.context is not None,
         budget_source=machine.source if machine else "--memory",
         free_bytes=machine.free_bytes if machine else None,
         plan=needs.plan(context, budget_bytes),
         max_context=needs.max_context(budget_bytes),
         fitting_bits=needs.fitting_bits(context, budget_bytes),
-        chip=chip,
-        speed_at_start=needs.speed(chip, 0),
-        speed_at_end=needs.speed(chip, context),
+        chip=device.chip,
+        speed_at_start=needs.speed(device.chip, 0),
+        speed_at_end=needs.speed(device.chip, context),
     )

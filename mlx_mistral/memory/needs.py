@@ -11,8 +11,11 @@ from .chips import Chip
 from .plan import MemoryPlan, max_context, plan_memory
 from .speed import DecodeSpeed, decode_speed, unquantized_weights_read, weights_read
 from .weights import (
+    DEFAULT_GROUP,
     holds_plain_experts,
     loading_bytes,
+    matrix_bytes_in_memory,
+    uniform,
     uniform_weights_in_memory,
     weights_in_memory,
 )
@@ -58,14 +61,22 @@ class ModelNeeds:
 
     @classmethod
     def of_unquantized(cls, config: ModelConfig, *, dtype: str, on_gpu: bool) -> ModelNeeds:
-        """Of a model of which only the architecture is known."""
-        size = FLOAT_BYTES[dtype]
+        """Of a model of which only the architecture is known.
+
+        Norms and routers count as if they were quantized too: less than a thousandth.
+        """
+        size, n_weights = FLOAT_BYTES[dtype], arithmetic.parameters(config)
+        everything = (n_weights // DEFAULT_GROUP, DEFAULT_GROUP)
         return cls(
             config=config,
             dtype=dtype,
-            weights_bytes=size * arithmetic.parameters(config),
+            weights_bytes=size * n_weights,
             read_bytes=unquantized_weights_read(config, size),
             gathers_float32=not on_gpu and dtype != "float32" and config.moe is not None,
+            uniform_bytes=tuple(
+                (bits, matrix_bytes_in_memory(everything, uniform(bits), size))
+                for bits in FEWER_BITS
+            ),
         )
 
     @property

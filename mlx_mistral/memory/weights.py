@@ -39,11 +39,16 @@ def matrix_bytes_in_memory(
     return weights * params.bits // 8 + groups * group_bytes
 
 
+def uniform(bits: int) -> QuantParams:
+    """How `convert --bits` stores a matrix unless told otherwise."""
+    return QuantParams(group_size=DEFAULT_GROUP, bits=bits)
+
+
 def uniform_weights_in_memory(
     parameters: Mapping[str, Parameter], bits: int, activation_bytes: int
 ) -> int:
     """As `weights_in_memory`, were each matrix of an unquantized model stored in so many bits."""
-    params = QuantParams(group_size=DEFAULT_GROUP, bits=bits)
+    params = uniform(bits)
 
     def held(parameter: Parameter) -> int:
         shape = parameter.shape

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from command_line import Run
-from huggingface_hub import constants
 
 from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.hub_cache import cached_folder
@@ -16,7 +15,7 @@ from mlx_mistral.checkpoint.model_name import Repo
 from mlx_mistral.cli.progress_bar import ProgressBar
 from mlx_mistral.cli.terminal import Progress
 from mlx_mistral.errors import CheckpointError
-from tests.checkpoint.fake_hub import FakeHub, serve
+from tests.checkpoint.fake_hub import FakeHub, reached
 from tests.checkpoint.models import hf_weights, write_sharded
 
 REPO = "someone/Sharded"
@@ -29,20 +28,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     fake = FakeHub(tmp_path / "hub")
     write_sharded(fake.root / REPO, hf_weights())
     (fake.root / REPO / "README.md").write_text("not fetched " * 1000)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     monkeypatch.chdir(tmp_path)
-    with serve(fake) as endpoint:
-        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        yield fake
-        fake.may_go_on.set()
+    with reached(fake, tmp_path / "cache", monkeypatch) as hub:
+        yield hub
 
 
 def size_of(hub: FakeHub) -> int:

@@ -55,6 +55,11 @@ def test_a_configuration_tells_of_a_plain_model_what_its_headers_tell(
     by_config = ModelNeeds.of_unquantized(ModelConfig.from_hf(config), dtype=dtype, on_gpu=True)
     assert by_config.weights_bytes == by_headers.weights_bytes
     assert by_config.read_bytes == by_headers.read_bytes
+    assert [n for n, _ in by_config.uniform_bytes] == [n for n, _ in by_headers.uniform_bytes]
+    for (_, nearly), (_, exactly) in zip(
+        by_config.uniform_bytes, by_headers.uniform_bytes, strict=True
+    ):
+        assert nearly == pytest.approx(exactly, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from panel_waiting import until
@@ -13,7 +14,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from mlx_mistral.errors import ModelNotFoundError
-from mlx_mistral.tui.pickers.model_rows import ModelRow, Report, bar_text, matching, row_text
+from mlx_mistral.tui.pickers.model_rows import ModelRow, Pace, Report, matching, row_text
 from mlx_mistral.tui.pickers.models import ModelPicker
 
 ROWS = [
@@ -21,7 +22,8 @@ ROWS = [
              decode_tps=812.0),
     ModelRow(name="mistralai/Mistral-7B-[bold]v0.3", is_cached=True, size_bytes=4_080_000_000,
              bits=4.5, fits=True, decode_tps=41.7),
-    ModelRow(name="mixtral-8x22b", is_cached=False, size_bytes=80_000_000_000, fits=False),
+    ModelRow(name="mixtral-8x22b", is_cached=False, size_bytes=80_000_000_000, fits=False,
+             detail="needs [b]90 GB[/b]\nof 16 GB"),
     ModelRow(name="codestral-22b", is_cached=False),
 ]  # fmt: skip
 
@@ -40,6 +42,11 @@ class Provider:
         if self.error:
             raise ModelNotFoundError(self.error)
         return self.listed
+
+    def look(self, name: str) -> ModelRow:
+        if self.error:
+            raise ModelNotFoundError(self.error)
+        return ModelRow(name=name, is_cached=False, size_bytes=123_000_000, detail="looked at")
 
     def pull(self, name: str, report: Report) -> None:
         self.pulled.append(name)
@@ -65,6 +72,14 @@ class Screen(App[None]):
     def note(self) -> str:
         return str(self.screen.query_one("#picker-note", Static).render())
 
+    @property
+    def detail(self) -> str:
+        return str(self.screen.query_one("#picker-detail", Static).render())
+
+    @property
+    def highlighted(self) -> int | None:
+        return self.screen.query_one(OptionList).highlighted
+
     def shown(self) -> str:
         return "\n".join(strip.text for strip in self.screen._compositor.render_strips())
 
@@ -80,11 +95,20 @@ def test_a_row_fits_and_says_everything_where_there_is_room(width: int) -> None:
         assert cell_len(row_text(row, width)) <= width
     if width >= 72:
         assert row_text(ROWS[1], width).split() == [
-            "mistralai/Mistral-7B-[bold]v0.3" if width == 120 else "mistralai/Mistral-7B-[bo…",
+            "mistralai/Mistral-7B-[bold]v0.3" if width == 120 else "…/Mistral-7B-[bold]v0.3",
             "here", "4.1", "GB", "4.5", "bits", "fits", "~41.7", "tok/s",
         ]  # fmt: skip
         assert "pull 80.0 GB    ? bits too large" in row_text(ROWS[2], width)
-        assert "fit unknown" in row_text(ROWS[3], width)
+        assert "fits?" in row_text(ROWS[3], width)
+        assert " tight " in row_text(replace(ROWS[0], is_tight=True), width)
+        assert " tight" not in row_text(replace(ROWS[2], is_tight=True), width)
+
+
+def test_the_end_of_a_long_name_is_kept_in_a_narrow_row() -> None:
+    name = "someone-with-a-long-name/Mistral-7B-Instruct-v0.3"
+    assert row_text(ModelRow(name=name, is_cached=True), 72).startswith(
+        "…/Mistral-7B-Instruct-v0.3 "
+    )
 
 
 def test_a_name_with_escapes_does_nothing() -> None:
@@ -97,10 +121,27 @@ def test_every_word_of_a_query_must_be_in_the_name() -> None:
     assert matching(ROWS, "nothing") == []
 
 
-def test_a_bar_shows_how_far_a_download_is() -> None:
-    assert bar_text("m", 50, 100) == "█" * 10 + "·" * 10 + " 50% of 100 B: m"
-    assert bar_text("m", 2_000_000, 0) == "pulling m: 2.0 MB"
-    assert bar_text("m", 500, 100).startswith("█" * 20 + " ")
+def test_a_repository_that_is_not_listed_can_be_named_in_full() -> None:
+    assert [row.name for row in matching(ROWS, " someone/A-Model_1.0 ")] == ["someone/A-Model_1.0"]
+    for query in ("someone/", "/model", "a/b/c", "a/b c", "mistralai", "../x", "a/b\n[x]"):
+        assert all(row in ROWS for row in matching(ROWS, query))
+    listed = ModelRow(name="some/one", is_cached=True)
+    assert matching([listed], "some/one") == [listed]
+
+
+def test_a_bar_shows_how_far_a_download_is_how_fast_and_how_long_it_will_take() -> None:
+    now = 50.0
+    pace = Pace("m", clock=lambda: now)
+    assert pace.text(0, 0) == "pulling m: 0 B"
+    assert pace.text(10_000_000_000, 30_000_000_000) == ("███······· 33%, 10.0 GB of 30.0 GB: m")
+    now += 100
+    assert pace.text(20_000_000_000, 30_000_000_000) == (
+        "██████···· 67%, 20.0 GB of 30.0 GB, 100 MB/s, 1:40 left: m"
+    )
+    now += 4000
+    assert "2.4 MB/s, 1:08:20 left" in pace.text(20_000_000_000, 30_000_000_000)
+    assert pace.text(30_000_000_000, 30_000_000_000).startswith("█" * 10 + " 100%")
+    assert pace.text(500, 100).startswith("█" * 10 + " 100%")
 
 
 @pytest.mark.parametrize(("size", "no_color"), [((80, 24), True), ((140, 45), False)])
@@ -113,7 +154,7 @@ async def test_typing_filters_and_enter_chooses(
     async with app.run_test(size=size) as pilot:
         await listed(app, pilot)
         shown = app.shown()
-        assert all(word in shown for word in ("too large", "4.5 bits", "fit unknown", "-7B-["))
+        assert all(word in shown for word in ("too large", "4.5 bits", "fits?", "-7B-["))
         await pilot.press("2", "b")
         assert app.screen.query_one(OptionList).option_count == 2
         await pilot.press("down", "down", "enter")
@@ -129,7 +170,7 @@ async def test_a_pull_shows_how_far_it_is_and_ends_in_the_list() -> None:
         await pilot.press("down", "p")
         assert "is here already" in app.note
         await pilot.press("down", "down", "p")
-        await until(pilot, lambda: "25% of 100 B: mixtral-8x22b" in app.note)
+        await until(pilot, lambda: "25%, 25 B of 100 B: mixtral-8x22b" in app.note)
         await pilot.press("p")
         assert "one download at a time" in app.note
         provider.listed = [*ROWS, ModelRow(name="new", is_cached=True)]
@@ -137,6 +178,39 @@ async def test_a_pull_shows_how_far_it_is_and_ends_in_the_list() -> None:
         await listed(app, pilot, len(ROWS) + 1)
         assert provider.pulled == ["mixtral-8x22b"]
         assert "mixtral-8x22b: is here" in app.note
+
+
+async def test_the_row_under_the_cursor_says_more_as_plain_text() -> None:
+    app = Screen(Provider())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await listed(app, pilot)
+        await pilot.press("down", "down", "down")
+        await pilot.pause()
+        assert app.detail == "needs [b]90 GB[/b] of 16 GB"
+        await pilot.press("up")
+        await pilot.pause()
+        assert app.detail == ""
+
+
+async def test_the_hub_is_asked_about_a_model_only_when_told_to() -> None:
+    provider = Provider()
+    app = Screen(provider)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await listed(app, pilot)
+        await pilot.press("down", "i")
+        assert "is here already" in app.note
+        await pilot.press("down", "down", "i")
+        await until(pilot, lambda: "as the Hub describes it" in app.note)
+        assert "123 MB" in app.shown()
+        assert (app.detail, app.highlighted) == ("looked at", 2)
+        provider.error = "no connection; try again"
+        await pilot.press("end", "i")
+        await until(pilot, lambda: "no connection" in app.note)
+        await pilot.press("home", "up", *"some/one")
+        await until(pilot, lambda: app.detail == "i asks the Hub what it is")
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.chosen == ["some/one"]
 
 
 async def test_escape_ends_the_download_first_and_the_list_then() -> None:

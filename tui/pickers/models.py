@@ -8,12 +8,15 @@ from typing import ClassVar
 
 from textual import on
 from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
+from textual.widgets import OptionList, Static
 
 from mlx_mistral.errors import MlxMistralError
+from mlx_mistral.tui.visible import one_line
 
-from .model_rows import ModelProvider, ModelRow, bar_text, matching, row_text
+from .model_rows import ModelProvider, ModelRow, Pace, matching, row_text
 from .picker import Picker
 
 
@@ -21,9 +24,11 @@ class ModelPicker(Picker[str | None]):
     """Ends with the name of a model, or None. Escape first ends a download, then the list."""
 
     HEADING = "Models"
-    KEYS = "Enter uses; in the list (Down): p pulls; Esc closes"
+    KEYS = "Enter uses; in the list (Down): p pulls, i asks the Hub; Esc closes"
+    DEFAULT_CSS = "ModelPicker #picker-detail { text-style: none; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pull", "Pull", show=False),
+        Binding("i", "look", "Ask the Hub", show=False),
     ]
 
     class Listed(Message):
@@ -49,8 +54,15 @@ class ModelPicker(Picker[str | None]):
             self.was_stopped = was_stopped
             super().__init__()
 
+    class Looked(Message):
+        """The provider has told what the Hub knows of a model."""
+
+        def __init__(self, row: ModelRow) -> None:
+            self.row = row
+            super().__init__()
+
     class Unlisted(Message):
-        """The provider could not tell its rows."""
+        """The provider could not tell its rows, or one of them."""
 
         def __init__(self, error: str) -> None:
             self.error = error
@@ -61,10 +73,14 @@ class ModelPicker(Picker[str | None]):
         self._provider = provider
         self._all: Sequence[ModelRow] = ()
         self._shown: list[ModelRow] = []
+        self._looked: dict[str, ModelRow] = {}
+        """What the Hub told of models that are not here."""
         self._stop: Event | None = None
         """Set to end the download that is under way; None: there is none."""
 
     def on_mount(self) -> None:
+        detail = Static("", id="picker-detail", markup=False)
+        self.query_one(Vertical).mount(detail, before="#picker-note")
         self.note("looking for models…")
         self._list()
 
@@ -73,7 +89,7 @@ class ModelPicker(Picker[str | None]):
             self._stop.set()
 
     def rows(self, query: str, width: int) -> Sequence[Content]:
-        self._shown = matching(self._all, query)
+        self._shown = [self._looked.get(row.name, row) for row in matching(self._all, query)]
         return [Content(row_text(row, width)) for row in self._shown]
 
     def choose(self, index: int) -> None:
@@ -89,8 +105,18 @@ class ModelPicker(Picker[str | None]):
             self.note(f"{row.name} is here already; Enter uses it")
         else:
             self._stop = stop = Event()
-            self.note(bar_text(row.name, 0, row.size_bytes or 0))
+            self.note(f"pulling {row.name}…")
             self.run_worker(lambda: self._pull(row.name, stop), thread=True, exclusive=False)
+
+    def action_look(self) -> None:
+        if self.highlighted is None:
+            return
+        row = self._shown[self.highlighted]
+        if row.is_cached:
+            self.note(f"{row.name} is here already; what it says of itself is shown")
+        else:
+            self.note(f"asking the Hub about {row.name}…")
+            self.run_worker(lambda: self._look(row.name), thread=True, exclusive=False)
 
     def action_leave(self) -> None:
         if self._stop is not None and not self._stop.is_set():
@@ -104,6 +130,18 @@ class ModelPicker(Picker[str | None]):
         if not self._all:
             self.note("" if event.rows else "no model is known here")
         self._all = event.rows
+        self.refresh_rows(self.highlighted or 0)
+
+    @on(OptionList.OptionHighlighted, "#picker-rows")
+    def show_detail(self, event: OptionList.OptionHighlighted) -> None:
+        if event.option_index < len(self._shown):
+            text = one_line(self._shown[event.option_index].detail)
+            self.query_one("#picker-detail", Static).update(Content(text))
+
+    @on(Looked)
+    def show_looked(self, event: Looked) -> None:
+        self._looked[event.row.name] = event.row
+        self.note(f"{event.row.name}: as the Hub describes it")
         self.refresh_rows(self.highlighted or 0)
 
     @on(Unlisted)
@@ -134,14 +172,21 @@ class ModelPicker(Picker[str | None]):
         except MlxMistralError as error:
             self.post_message(self.Unlisted(str(error)))
 
+    def _look(self, name: str) -> None:
+        """On a thread of its own."""
+        try:
+            self.post_message(self.Looked(self._provider.look(name)))
+        except MlxMistralError as error:
+            self.post_message(self.Unlisted(str(error)))
+
     def _pull(self, name: str, stop: Event) -> None:
         """On a thread of its own."""
 
-        shown = ""
+        pace, shown = Pace(name), ""
 
         def report(done: int, total: int) -> bool:
             nonlocal shown
-            bar = bar_text(name, done, total)
+            bar = pace.text(done, total)
             if bar != shown:
                 shown = bar
                 self.post_message(self.Pulling(bar))

@@ -1,0 +1,46 @@
+"""Where a model would be computed: what decides how it is held, whether it fits, how fast it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+from mlx_mistral.errors import MemoryBudgetError
+
+from .chips import Chip, this_chip
+from .machine import Machine, this_machine
+
+MAC_DTYPE = "bfloat16"
+"""Of activations on a Mac's GPU, unless told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """This machine, or another that is asked about."""
+
+    dtype: str
+    """Of activations, by its name in MLX."""
+    on_gpu: bool
+    machine: Machine | None
+    """None where the system does not tell its memory."""
+    chip: Chip | None
+    """None where no expectation of speed can be given: elsewhere than on an Apple GPU."""
+
+    @classmethod
+    def here(cls, *, dtype: str | None = None) -> Device:
+        """This machine, as MLX would use it."""
+        try:
+            machine = this_machine()
+        except MemoryBudgetError:
+            machine = None
+        return cls(
+            dtype=str(resolve_dtype(dtype)).rpartition(".")[2],
+            on_gpu=on_gpu(),
+            machine=machine,
+            chip=this_chip() if on_gpu() else None,
+        )
+
+    @classmethod
+    def mac(cls, chip: Chip, *, dtype: str | None = None) -> Device:
+        """A Mac of which only the chip is known."""
+        return cls(dtype=dtype or MAC_DTYPE, on_gpu=True, machine=None, chip=chip)
