@@ -6,12 +6,16 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_mistral.errors import MlxMistralError
 
 from . import options
 from .known_models import KnownModels
+
+if TYPE_CHECKING:
+    from mlx_mistral.prompt_cache import PromptCacheStore
+    from mlx_mistral.sessions.preferences import Preferences
 
 
 def is_possible() -> bool:
@@ -36,7 +40,7 @@ def open_window(args: argparse.Namespace) -> None:
             raise MlxMistralError("there is no conversation to continue; leave --continue out")
         model = args.model or (last.model if last else None) or preferences.model
         app = ChatWindow(
-            LiveEngine(),
+            LiveEngine(caches=_caches(preferences)),
             store,
             preferences,
             model or options.DEFAULT_MODEL,
@@ -45,6 +49,19 @@ def open_window(args: argparse.Namespace) -> None:
         )
         app.models = KnownModels(args.context)
         app.run()
+
+
+def _caches(preferences: Preferences) -> PromptCacheStore | None:
+    """Where long conversations are kept as they were read, unless that is not wanted."""
+    from mlx_mistral.prompt_cache import PromptCacheStore
+    from mlx_mistral.sessions.places import PROMPT_CACHES, home
+
+    if preferences.keep_cache is False:
+        return None
+    gb = preferences.keep_cache_gb
+    return PromptCacheStore(
+        home() / PROMPT_CACHES, limit_bytes=None if gb is None else int(gb * 10**9)
+    )
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:
