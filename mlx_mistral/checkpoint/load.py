@@ -55,13 +55,14 @@ def parts(model: Model) -> Iterator[tuple[str, nn.Module]]:
         yield "lm_head", model.lm_head
 
 
-def hollow_model(checkpoint: Checkpoint, where: str) -> Model:
+def hollow_model(checkpoint: Checkpoint, where: str, model: Model | None = None) -> Model:
     """The model that a checkpoint makes, its weights not read: modules in their stored form.
 
     Its parameters are placeholders that take no memory until they are computed.
+    model: one of this configuration, to be given that form.
     Raises: CheckpointError: the checkpoint's tensors are not those of its configuration.
     """
-    model = Model(checkpoint.config)
+    model = Model(checkpoint.config) if model is None else model
     _quantize(model, checkpoint.headers)
     check_parameters(checkpoint.parameters, dict(tree_flatten(model.parameters())), where)
     model.eval()

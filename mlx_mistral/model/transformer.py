@@ -24,6 +24,10 @@ class Model(nn.Module):
     for the device: such a token makes its text's logits NaN and reads no other memory.
     """
 
+    is_traceable = True
+    """Whether a pass is one graph. Not so where the host looks at a router's choice on the way:
+    then it cannot be compiled."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._config = config
