@@ -23,12 +23,12 @@ class Bandwidth:
     source: str
 
 
-def memory_bandwidth(chip: str = "", *, n_bytes: int = COPIED_BYTES) -> Bandwidth:
+def memory_bandwidth(chip: str = "", *, n_bytes: int | None = None) -> Bandwidth:
     """A known chip's, by its maker; else that of the faster of two copies, made here and now.
 
     n_bytes: the size of what is copied; a copy reads as much and writes as much.
     """
-    return published(chip) or _copied(n_bytes)
+    return published(chip) or _copied(n_bytes or COPIED_BYTES)
 
 
 def published(chip: str) -> Bandwidth | None:

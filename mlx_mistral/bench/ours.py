@@ -35,6 +35,7 @@ class Ours:
         self._options = options
         self._cache: list[KVCache] = []
         self._places: list[Snapshot] = []
+        self._before: list[int] = []
 
     @property
     def vocab_size(self) -> int:
@@ -49,7 +50,7 @@ class Ours:
         return self._weights_bytes + sum(one.nbytes for one in self._cache)
 
     def fill(self, ids: Sequence[int], *, drawn: bool = False) -> None:
-        self._cache, self._places = [], []
+        self._cache, self._places, self._before = [], [], list(ids)
         gc.collect()
         if not ids:
             return
@@ -76,14 +77,16 @@ class Ours:
         mx.clear_cache()
 
     def _alone(self, prompt: Sequence[int], gen_tokens: int) -> Steps:
-        cache = self._cache or self._model.make_cache()
+        cache, options = self._cache or self._model.make_cache(), self._options
+        if options.get("speculate"):
+            options = options | {"cached_ids": self._before}
         for response in stream_generate(
             self._model,
             None,
             prompt,
             max_tokens=gen_tokens + ROOM,
             prompt_cache=cache,
-            **self._options,
+            **options,
         ):
             yield [response.token]
 

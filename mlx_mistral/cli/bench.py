@@ -106,6 +106,8 @@ def run(args: argparse.Namespace) -> None:
         from mlx_mistral.bench.ours import check_option
 
         check_option("speculate")
+        if max(args.batch) > 1:
+            raise MlxMistralError("--speculate is for one text; leave --batch out")
     progress = Progress(quiet=args.quiet or args.json)
     try:
         if args.sweep:
