@@ -43,6 +43,9 @@ class Letters(LetterTokenizer):
     def control_id(self, name: str) -> int | None:
         return None
 
+    def is_control(self, token_id: int) -> bool:
+        return token_id < 10
+
 
 class Thinking(Letters):
     """With control tokens around what is thought."""
