@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub: one layout of each, resumed where it was interrupted."""
+"""Models from the Hugging Face Hub: one layout of each; whole files are never fetched again."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def download(repo: Repo, *, progress: bool = True, report: Report | None = None)
         _check_disk(repo, sum(sizes[name] for name in files.weights))
         patterns = [*files.names, *BESIDE_WEIGHTS]
         if report is not None:
-            return fetch(repo, sizes, patterns, report)
+            return fetch(repo, info.sha or repo.revision, sizes, patterns, report)
         return Path(
             huggingface_hub.snapshot_download(
                 repo.id,

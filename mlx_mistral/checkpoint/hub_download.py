@@ -31,11 +31,13 @@ class Silent(tqdm):
         super().__init__(*args, **{**kwargs, "disable": True})
 
 
-def fetch(repo: Repo, sizes: Mapping[str, int], patterns: Iterable[str], report: Report) -> Path:
+def fetch(
+    repo: Repo, commit: str, sizes: Mapping[str, int], patterns: Iterable[str], report: Report
+) -> Path:
     """Downloads what matches of a repository's files; `report` is called on this thread.
 
-    sizes: bytes by name, of all files at the revision. Once `report` says False or raises, the
-    download ends; what is finished stays, and most of what is not is taken up again next time.
+    commit, sizes: what the revision is now, and the bytes of all its files by name.
+    Once `report` says False or raises, the download ends; files that are whole stay.
     Raises: CheckpointError: `report` said False. Else as `snapshot_download`.
     """
     work = _Work(repo, list(patterns))
@@ -43,7 +45,7 @@ def fetch(repo: Repo, sizes: Mapping[str, int], patterns: Iterable[str], report:
         name: sizes[name] for name in filter_repo_objects(sizes, allow_patterns=work.patterns)
     }
     total = sum(wanted.values())
-    here = sum(size for name, size in wanted.items() if _is_cached(repo, name))
+    here = sum(size for name, size in wanted.items() if _is_cached(repo.id, commit, name))
     thread = threading.Thread(target=work.run, name="download", daemon=True)
     thread.start()
     try:
@@ -117,9 +119,8 @@ def _counting(work: _Work) -> type[tqdm]:
     return Counting
 
 
-def _is_cached(repo: Repo, name: str) -> bool:
-    found = huggingface_hub.try_to_load_from_cache(repo.id, name, revision=repo.revision)
-    return isinstance(found, str)
+def _is_cached(repo_id: str, commit: str, name: str) -> bool:
+    return isinstance(huggingface_hub.try_to_load_from_cache(repo_id, name, revision=commit), str)
 
 
 def _abort_native_transfer() -> None:

@@ -221,7 +221,7 @@ async def test_escape_ends_the_download_first_and_the_list_then() -> None:
         await pilot.press("down", "end", "p")
         await until(pilot, lambda: "25%" in app.note)
         await pilot.press("escape")
-        await until(pilot, lambda: "stopped; p goes on" in app.note)
+        await until(pilot, lambda: "stopped; files that are whole are kept" in app.note)
         assert provider.was_stopped.is_set()
         assert app.chosen == []
         await pilot.press("escape")

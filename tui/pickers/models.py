@@ -19,13 +19,15 @@ from mlx_mistral.tui.visible import one_line
 from .model_rows import ModelProvider, ModelRow, Pace, matching, row_text
 from .picker import Picker
 
+STOPPED = "stopped; files that are whole are kept, p fetches the rest"
+
 
 class ModelPicker(Picker[str | None]):
     """Ends with the name of a model, or None. Escape first ends a download, then the list."""
 
     HEADING = "Models"
     KEYS = "Enter uses; in the list (Down): p pulls, i asks the Hub; Esc closes"
-    DEFAULT_CSS = "ModelPicker #picker-detail { text-style: none; }"
+    DEFAULT_CSS = "ModelPicker #picker-note { height: auto; min-height: 1; max-height: 3; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "pull", "Pull", show=False),
         Binding("i", "look", "Ask the Hub", show=False),
@@ -121,7 +123,7 @@ class ModelPicker(Picker[str | None]):
     def action_leave(self) -> None:
         if self._stop is not None and not self._stop.is_set():
             self._stop.set()
-            self.note("ending the download; what is here is kept, p goes on with it")
+            self.note("ending the download; files that are whole are kept")
         else:
             self.dismiss(None)
 
@@ -160,7 +162,7 @@ class ModelPicker(Picker[str | None]):
             self.note(event.error)
             return
         self._list()
-        self.note(f"{event.name}: {'stopped; p goes on' if event.was_stopped else 'is here'}")
+        self.note(f"{event.name}: {STOPPED if event.was_stopped else 'is here'}")
 
     def _list(self) -> None:
         self.run_worker(self._ask, thread=True, exclusive=False)
