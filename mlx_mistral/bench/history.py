@@ -24,14 +24,11 @@ def drawn_pair(layer: int, n: int, n_kv_heads: int, head_dim: int, dtype: mx.Dty
 def load_drawn(
     cache: Sequence[KVCache], n: int, n_kv_heads: int, head_dim: int, dtype: mx.Dtype
 ) -> None:
-    """Makes new caches hold n tokens; a ring gets the last of them, each in its slot."""
+    """Makes new caches hold n tokens; one with a window gets the last of them."""
     for layer, one in enumerate(cache):
-        pair = drawn_pair(layer, n, n_kv_heads, head_dim, dtype)
-        if one.window is not None and n > one.window:
-            window, first = one.window, n % one.window
-            # Column c lives in slot c mod W: the last W columns, turned by that much.
-            keys, values = (mx.roll(part[..., n - window :, :], first, 2) for part in pair)
-            pair = keys, values
+        keys, values = drawn_pair(layer, n, n_kv_heads, head_dim, dtype)
+        held = n if one.window is None else min(n, one.window)
+        pair = keys[..., n - held :, :], values[..., n - held :, :]
         mx.eval(pair)
         one.load(pair, n)
         mx.clear_cache()
