@@ -72,6 +72,8 @@ def stream_generate(
     prompt_cache: from `model.make_cache()`; what it holds comes before the prompt, and it is
         updated in place. It stays usable when the caller stops early.
     context: bounds the cache to this many tokens, prompt and reply together.
+    kv_bits: 8 or 4 holds keys and values in so many bits; for a cache that is given, it has
+        been said when that was made.
     progress: called with the prompt tokens read so far and their total.
     speculate: draft tokens from the text so far and check several a pass; the reply is the same.
     draft_model: let this smaller model of the same tokenizer write the drafts.
@@ -188,6 +190,7 @@ def batch_generate(
     *,
     stop: Sequence[str] = (),
     context: int | None = None,
+    kv_bits: int | None = None,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
     **sampling: Unpack[SamplingOptions],
@@ -202,6 +205,7 @@ def batch_generate(
         sampling=Sampling(**sampling),
         max_tokens=max_tokens,
         context=context,
+        kv_bits=kv_bits,
         prefill_step_size=prefill_step_size,
         progress=progress,
     ):

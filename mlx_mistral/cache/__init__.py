@@ -5,12 +5,10 @@ from .factory import make_cache
 from .growing import GrowingCache
 from .mask import Band, Mask, attention_mask
 from .prefix import PrefixCache
-from .quantized import KV_BITS
 from .rotating import RotatingCache
 from .store import load_cache, save_cache
 
 __all__ = [
-    "KV_BITS",
     "Band",
     "GrowingCache",
     "KVCache",

@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlx_mistral.config.quantization import KV_BITS, KV_GROUPS
 from mlx_mistral.errors import CacheError
 
-KV_BITS = (8, 4)
-"""The widths that a quantized cache has."""
-GROUP_SIZES = (64, 32)
-"""Numbers that share a scale and a bias, the preferred first."""
 SCALE_BYTES = 2
 
 
@@ -73,12 +70,12 @@ def check_bits(bits: int) -> None:
 
 def group_size_for(head_dim: int) -> int:
     """Raises: CacheError: no group divides the heads."""
-    for size in GROUP_SIZES:
+    for size in KV_GROUPS:
         if head_dim % size == 0:
             return size
     raise CacheError(
         f"heads of {head_dim} numbers cannot be quantized, in groups of "
-        f"{' or '.join(map(str, GROUP_SIZES))}; leave kv_bits out"
+        f"{' or '.join(map(str, KV_GROUPS))}; leave kv_bits out"
     )
 
 
@@ -86,7 +83,7 @@ def is_quantized(parts: tuple[mx.array, ...], bits: int) -> bool:
     """Whether weight, scales and biases fit each other, as `quantize` makes them."""
     weight, scales, biases = parts
     head_dim = 32 * weight.shape[-1] // bits
-    groups = head_dim // next((size for size in GROUP_SIZES if head_dim % size == 0), 1)
+    groups = head_dim // next((size for size in KV_GROUPS if head_dim % size == 0), 1)
     return (
         weight.dtype == mx.uint32
         and scales.dtype == biases.dtype

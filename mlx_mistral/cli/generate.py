@@ -50,7 +50,7 @@ def add_to(commands: options.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    options.refuse_unavailable(args, "--kv-bits", "--memory")
+    options.refuse_unavailable(args, "--memory")
     if args.num_samples > 1 and (args.speculate or args.draft):
         raise MlxMistralError("drafts are for one reply; leave --num-samples or the drafts out")
     text = read_prompt(args)
@@ -121,6 +121,7 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "stop": args.stop,
         "context": args.context,
+        "kv_bits": args.kv_bits,
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mlx_mistral import __version__
+from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.errors import MlxMistralError
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         "--context", type=positive, metavar="N", help="hold at most N tokens, or refuse"
     )
     parser.add_argument(
-        "--kv-bits", type=positive, metavar="BITS", help="not available in this version"
-    )
+        "--kv-bits", type=int, choices=KV_BITS,
+        help="hold keys and values in 8 or 4 bits (default: as computed)",
+    )  # fmt: skip
 
 
 def add_sampling(parser: argparse.ArgumentParser, *, max_tokens: int) -> None:

@@ -14,6 +14,10 @@ AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 AFFINE_GROUPS = (32, 64, 128)
 FIXED_MODES: Mapping[str, tuple[int, int]] = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
 """Modes whose bits and group size are part of the format."""
+KV_BITS = (8, 4)
+"""The widths that keys and values are quantized to."""
+KV_GROUPS = (64, 32)
+"""Numbers of a key or value that share a scale and a bias, the preferred first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,22 +44,28 @@ class Score:
         return f"{self.right / max(1, self.asked):.1%} ({self.right} of {self.asked})"
 
 
-def answer(model: Model, encoder: ChatEncoder, asked: Sequence[Question]) -> list[str]:
+def answer(
+    model: Model, encoder: ChatEncoder, asked: Sequence[Question], kv_bits: int | None = None
+) -> list[str]:
     """The model's greedy replies, in order."""
     by_length = sorted(range(len(asked)), key=lambda i: len(asked[i].prompt))
     replies = [""] * len(asked)
     for start in range(0, len(by_length), _BATCH):
         chosen = by_length[start : start + _BATCH]
-        rows = reply_batch(model, [asked[i].prompt for i in chosen])
+        rows = reply_batch(model, [asked[i].prompt for i in chosen], kv_bits)
         for i, ids in zip(chosen, rows, strict=True):
             replies[i] = encoder.decode(ids)
     return replies
 
 
-def reply_batch(model: Model, prompts: Sequence[list[int]]) -> list[list[int]]:
+def reply_batch(
+    model: Model, prompts: Sequence[list[int]], kv_bits: int | None = None
+) -> list[list[int]]:
     """Greedy replies without the end token, to prompts of different lengths."""
     replies: list[list[int]] = [[] for _ in prompts]
-    steps = generate_batch(model, prompts, sampling=Sampling(), max_tokens=_MAX_REPLY_TOKENS)
+    steps = generate_batch(
+        model, prompts, sampling=Sampling(), max_tokens=_MAX_REPLY_TOKENS, kv_bits=kv_bits
+    )
     for step in steps:
         for row, token in zip(replies, step.tokens, strict=True):
             row.append(token)

@@ -32,6 +32,7 @@ def generate_batch(
     sampling: Sampling,
     max_tokens: int,
     context: int | None = None,
+    kv_bits: int | None = None,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
 ) -> Iterator[BatchStep]:
@@ -47,7 +48,7 @@ def generate_batch(
         check_prompt(prompt, model.config)
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
-    cache = model.make_cache(context=context, left_padding=padding)
+    cache = model.make_cache(context=context, kv_bits=kv_bits, left_padding=padding)
     room = check_room(longest, cache, model.config)
     budget = max_tokens if room is None else min(max_tokens, room)
     if budget < 1:

@@ -38,7 +38,8 @@ def test_anything_else_is_no_size(text: str) -> None:
         ["--temp", "-1"], ["--temp", "nan"], ["--temp", "inf"], ["--top-p", "0"],
         ["--top-p", "1.1"], ["--min-p", "2"], ["--top-k", "-1"], ["--max-tokens", "0"],
         ["--max-tokens", "1.5"], ["--seed", "-3"], ["--repetition-penalty", "0"],
-        ["--context", "0"], ["-n", "0"], ["-n", "1025"], ["--max-tokens", "2147483648"],
+        ["--context", "0"], ["--kv-bits", "3"], ["--kv-bits", "x"], ["-n", "0"], ["-n", "1025"],
+        ["--max-tokens", "2147483648"],
         ["--memory", "lots"], ["--dtype", "int8"],
         ["--unknown"], ["--max", "3"], ["-p", "a", "-f", "b"], ["--raw", "--system", "x"],
         ["one", "two"],
@@ -53,9 +54,7 @@ def test_wrong_usage_is_status_2(run: Run, flags: list[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("generate", ["--kv-bits", "8"]),
         ("generate", ["--memory", "16GB"]),
-        ("chat", ["--kv-bits", "4"]),
         ("chat", ["--memory", "16GiB"]),
         ("chat", ["--continue"]),
     ],

@@ -195,5 +195,5 @@ def test_a_cache_of_other_bits_is_refused_and_the_one_that_is_there_stays() -> N
     target = live(MODELS["full"])
     make(target, asked(user("short")))
     with pytest.raises(CacheError):
-        make(target, asked(user("short"), settings={"cache_bits": 8}))
+        make(target, asked(user("short"), settings={"cache_bits": 3}))
     assert of(Reading, make(target, asked(user("short"))))[-1].total == 1
