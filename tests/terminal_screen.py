@@ -30,7 +30,6 @@ class TerminalScreen:
         self.stray = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
-        self._other: list[list[str]] = []
         self.resize(width, height)
 
     @property
@@ -41,7 +40,8 @@ class TerminalScreen:
     def resize(self, width: int, height: int) -> None:
         """An empty screen of another size: a program draws it anew."""
         self.width, self.height = width, height
-        self._rows = self._empty()
+        self._rows: list[list[str]] = self._empty()
+        self._other: list[list[str]] = []
         self._x = self._y = 0
 
     def feed(self, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mistral.errors import MlxMistralError
 
 from . import options
+from .hang_up import HangUp
 from .known_models import KnownModels
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def open_window(args: argparse.Namespace) -> None:
 
     kept = load_preferences(default_path())
     preferences = replace(kept, **_given(args))
-    with Store() as store:
+    with HangUp() as hang_up, Store() as store:
         last = store.last() if getattr(args, "continue") else None
         if last is None and getattr(args, "continue"):
             raise MlxMistralError("there is no conversation to continue; leave --continue out")
@@ -48,7 +50,9 @@ def open_window(args: argparse.Namespace) -> None:
             context=args.context,
         )
         app.models = KnownModels(args.context)
-        app.run()
+        with asyncio.Runner() as runner:
+            hang_up.leaves_by(runner.get_loop(), app.exit)
+            app.run(loop=runner.get_loop())
 
 
 def _caches(preferences: Preferences) -> PromptCacheStore | None:
@@ -71,6 +75,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         "top_p": args.top_p if args.top_p != 1.0 else None,
         "max_tokens": args.max_tokens,
         "seed": args.seed,
+        "cache_bits": args.kv_bits,
         "system": args.system,
     }
     return {name: value for name, value in stated.items() if value is not None}
