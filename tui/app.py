@@ -52,6 +52,7 @@ class ChatApp(App[None]):
     TITLE = "mlx-mistral"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "keys", "Keys"),
+        Binding("ctrl+p", "command_palette", "Palette", priority=True),
         Binding("ctrl+q", "quit", "Quit"),
         Binding("f2", "turn_theme", "Light/dark", show=False),
     ]
@@ -181,7 +182,8 @@ class ChatApp(App[None]):
                 self.run_worker(self._save(str(command.value or "")))
             case "help":
                 name = str(command.value or "")
-                await chat.say("notice", "\n".join(help_lines(name)))
+                keys = [] if name else ["", *self._key_lines()]
+                await chat.say("notice", "\n".join([*help_lines(name), *keys]))
             case "model" if command.value is not None:
                 self.load(str(command.value))
             case "quit":
@@ -195,6 +197,15 @@ class ChatApp(App[None]):
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
         """Nothing that a model wrote is opened."""
+
+    def _key_lines(self) -> list[str]:
+        """The keys that work wherever the focus is."""
+        return [
+            f"{self.get_key_display(binding):<10}  {binding.description}"
+            for map in (self._bindings, self.chat._bindings)
+            for _, binding in map
+            if binding.description
+        ]
 
     def _deliver(self, events: Batch) -> None:
         self.post_message(EngineTold(events))

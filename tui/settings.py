@@ -24,7 +24,7 @@ _LABELS = {
     "top_p": ("Top-p", "above 0, at most 1"),
     "max_tokens": ("Max tokens", "of a reply"),
     "seed": ("Seed", "empty: another each time"),
-    "cache_bits": ("Cache bits", "16, 8 or 4; 16: as wide as activations"),
+    "cache_bits": ("Cache bits", "16 (as computed), 8 or 4"),
     "theme": ("Theme", "a name; Right completes it"),
     "system": ("System prompt", ""),
 }

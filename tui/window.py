@@ -69,7 +69,7 @@ class TokenScreen(ModalScreen[tuple[int, ...] | None]):
 class ChatWindow(ChatApp):
     """The chat with its panels and lists. `models` knows what can be loaded."""
 
-    DEFAULT_CSS = "MachinePanel { dock: right; }"
+    DEFAULT_CSS = "MachinePanel { dock: right; margin-bottom: 1; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f3", "machine", "Machine"),
         Binding("f4", "settings", "Settings", show=False),
@@ -94,7 +94,7 @@ class ChatWindow(ChatApp):
 
     async def _furnish(self) -> None:
         await self.chat.mount(self._status, before=self.chat.query_one(Footer))
-        await self.chat.mount(self._machine)
+        await self.chat.mount(self._machine, before=0)
         self.told.subscribe(self.chat, self._show)
         if self.models is not None:
             self.run_worker(self._name_models(self.models))

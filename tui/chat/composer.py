@@ -20,6 +20,7 @@ from .candidates import Choice
 from .clean import clean
 from .history import History
 
+PLACEHOLDER = "Write a message; Enter sends it, Ctrl+J adds a line, / begins a command"
 FOLDED_LETTERS = 4_000
 """A pasted text of more letters is shown as a line that names its length."""
 FOLDED_LINES = 60
@@ -45,7 +46,7 @@ class Composer(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "Send"),
-        Binding("shift+enter,ctrl+j", "newline", "New line", key_display="^j"),
+        Binding("shift+enter,ctrl+j", "newline", "New line", key_display="^j", show=False),
         Binding("pageup", "screen.page(-1)", "Page up", show=False),
         Binding("pagedown", "screen.page(1)", "Page down", show=False),
     ]
@@ -65,7 +66,7 @@ class Composer(TextArea):
         """Other candidates stand at the cursor, or another one is marked."""
 
     def __init__(self) -> None:
-        super().__init__(placeholder="Write a message; Enter sends it", highlight_cursor_line=False)
+        super().__init__(placeholder=PLACEHOLDER, highlight_cursor_line=False)
         self.prompts = History()
         self.edits: int | None = None
         """The own message that is being written anew."""

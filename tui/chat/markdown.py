@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from markdown_it import MarkdownIt
 from textual.widgets import Markdown
 
@@ -10,10 +12,16 @@ _OFF = ("link", "image", "autolink", "linkify", "reference", "html_inline", "htm
 nothing can be opened."""
 
 
+@cache
 def parser() -> MarkdownIt:
-    """Headings, lists, tables, quotes, emphasis and code of GitHub's Markdown."""
+    """Headings, lists, tables, quotes, emphasis and code of GitHub's Markdown.
+
+    One for all: it keeps nothing of what it parses, and making it costs more than most parsing.
+    """
     made = MarkdownIt("gfm-like", {"html": False, "linkify": False, "maxNesting": 8})
-    return made.disable(list(_OFF), ignoreInvalid=True)
+    made.disable(list(_OFF), ignoreInvalid=True)
+    made.parse("- *compiles its rules*")  # which threads that parse at once may not do
+    return made
 
 
 class ModelMarkdown(Markdown):

@@ -38,8 +38,8 @@ class ChatScreen(BranchingScreen):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "messages", "Messages"),
         Binding("escape", "stop", "Stop"),
-        Binding("tab", "messages", "Messages", show=True, priority=False),
         Binding("f8", "unqueue", "Unqueue", show=False),
         Binding("ctrl+end", "newest", "Newest", show=False),
         Binding("pageup", "page(-1)", "Page up", show=False),
@@ -69,7 +69,7 @@ class ChatScreen(BranchingScreen):
         yield self._attached
         yield self._candidates
         yield self.composer
-        yield Footer(show_command_palette=True)
+        yield Footer(show_command_palette=False)
 
     async def hear(self, events: Iterable[Event]) -> None:
         events = tuple(events)

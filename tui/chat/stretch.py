@@ -12,7 +12,7 @@ from textual.reactive import reactive
 from .entry import Entry
 from .message import MessageView
 
-STEP = 8
+STEP = 4
 """Messages that are mounted more when one end of them comes near."""
 LEAST_LINES = 3
 """Of a message: its header, its text, a blank line."""

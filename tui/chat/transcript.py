@@ -21,18 +21,18 @@ class Transcript(Stretch):
     DEFAULT_CSS = "Transcript { height: 1fr; scrollbar-gutter: stable; }"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "select(-1)", "Message", key_display="↑/↓"),
+        Binding("tab,i", "leave", "Write"),
+        Binding("up,k", "select(-1)", "Choose", key_display="↑↓"),
         Binding("down,j", "select(1)", "Next message", show=False),
         Binding("home,g", "first", "First", show=False),
         Binding("end,G", "last", "Last", show=False),
+        Binding("left,h", "switch(-1)", "Version", key_display="←→"),
+        Binding("right,l", "switch(1)", "Next version", show=False),
         Binding("enter,t", "toggle_thoughts", "Thought"),
         Binding("c", "copy", "Copy"),
-        Binding("b", "copy_block", "Copy code"),
+        Binding("b", "copy_block", "Code"),
         Binding("e", "edit", "Edit"),
         Binding("r", "regenerate", "Again"),
-        Binding("left,h", "switch(-1)", "Version", key_display="←/→"),
-        Binding("right,l", "switch(1)", "Next version", show=False),
-        Binding("i", "leave", "Write", show=False),
     ]
 
     class Acted(Message):

@@ -34,7 +34,7 @@ class SessionPicker(Picker[Opened | None]):
     """Ends with what to open, or None."""
 
     HEADING = "Conversations"
-    KEYS = "Enter opens; in the list (Down): r rename, d delete, u undo, e export, i import"
+    KEYS = "Enter opens · Down, then: r rename, d delete, u undo, e export, i import"
     DEFAULT_CSS = """
     SessionPicker #session-title { display: none; }
     SessionPicker.renaming #session-title { display: block; }
