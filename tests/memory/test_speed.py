@@ -97,3 +97,23 @@ def test_advised_bits_fit_and_more_do_not() -> None:
     needed = {n: needs(HF_7B, n).plan(8192, budget).fits for n in (4, 6, 8)}
     assert [n for n, fits in needed.items() if fits] == [n for n in needed if n <= bits]
     assert needs(HF_7B, 4).fitting_bits(8192, 10**9) is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "on_gpu", "bits", "expected"),
+    [
+        ("bfloat16", False, None, True),
+        ("bfloat16", True, None, False),
+        ("float32", False, None, False),
+        ("bfloat16", False, 4, False),
+    ],
+)
+def test_plain_experts_are_widened_on_the_cpu_alone(
+    dtype: str, on_gpu: bool, bits: int | None, expected: bool
+) -> None:
+    headers = on_paper(HF_8X7B, bits)
+    model = ModelNeeds.of(headers, dtype=dtype, on_gpu=on_gpu)
+    assert model.gathers_float32 == expected
+    if bits is None:
+        by_config = ModelNeeds.of_unquantized(headers.config, dtype=dtype, on_gpu=on_gpu)
+        assert by_config.gathers_float32 == expected
