@@ -15,7 +15,7 @@ import mlx_mistral
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
     "errors", "files", "config", "cache", "model", "checkpoint", "text", "generation",
-    "memory", "evaluation", "completion", "chat", "loading", "sessions",
+    "memory", "streaming", "evaluation", "completion", "chat", "loading", "sessions",
     "prompt_cache", "live", "bench", "convert",
     "tui", "cli",
 )  # fmt: skip

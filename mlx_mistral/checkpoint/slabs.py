@@ -130,7 +130,7 @@ class SlabReader:
         info = slab.piece.scale
         scale = self._rows(info, 0, _rows(info.shape)).reshape(info.shape)
         _check_numbers(scale, info, self._largest_scale)
-        return RawSlab(slab=slab, values=values, scale=_scale_of_rows(scale, slab))
+        return RawSlab(slab=slab, values=values, scale=scale_of_rows(scale, slab))
 
     def close(self) -> None:
         for file in self._files.values():
@@ -210,7 +210,7 @@ def _step(piece: Piece, rows: int, config: ModelConfig, slab_bytes: int) -> int:
     return max(unit, slab_bytes // row_bytes // unit * unit)
 
 
-def _scale_of_rows(scale: Raw, slab: Slab) -> Raw:
+def scale_of_rows(scale: Raw, slab: Slab) -> Raw:
     """The part of an FP8 scale that belongs to a slab's rows; see `fp8.dequantize` for shapes."""
     rows = _rows(slab.piece.tensor.shape)
     first, last = slab.stored_first, slab.stored_first + slab.stored_rows

@@ -1,0 +1,16 @@
+"""A Mixtral larger than memory: shared weights stay, experts are read when they are chosen."""
+
+from .forecast import expected_hit_rate, expected_tps, measured_disk_speed
+from .load import StreamedModel, load_streaming
+from .stats import StreamingStats
+from .stream import ExpertStream
+
+__all__ = [
+    "ExpertStream",
+    "StreamedModel",
+    "StreamingStats",
+    "expected_hit_rate",
+    "expected_tps",
+    "load_streaming",
+    "measured_disk_speed",
+]
