@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mlx_mistral.checkpoint.parameters import Parameter
 from mlx_mistral.config import ModelConfig, arithmetic
-from mlx_mistral.memory import weights_in_memory
+from mlx_mistral.memory.weights import held_bytes
 
 from .cases import Case
 
@@ -59,7 +59,7 @@ def bytes_of_pass(
     """
     total = 0.0
     for name, parameter in parameters.items():
-        held = weights_in_memory({name: parameter}, activation_bytes)
+        held = held_bytes(parameter, activation_bytes)
         if name.startswith(_EMBEDDINGS) and not config.tied_embeddings:
             total += held * min(1.0, n_tokens / config.vocab_size)
         elif _EXPERTS in name and config.moe:
