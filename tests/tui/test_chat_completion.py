@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import pytest
 from chatting import Window, window
 
+from mlx_mistral.tui.chat import completion
 from mlx_mistral.tui.chat.candidates import Candidates, Choice, rows
+from mlx_mistral.tui.commands.attach import list_folder
 from mlx_mistral.tui.commands.complete import Candidate
 
 
@@ -49,6 +53,31 @@ async def test_a_path_is_taken_folder_by_folder_in_the_middle_of_a_text(tmp_path
         assert w.composer.text == 'one\nsee @"a folder/ now'
         await w.press("tab")
         assert w.composer.text == 'one\nsee @"a folder/notes.txt" now'
+
+
+async def test_tab_before_a_slow_folder_is_listed_completes_once_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    may = threading.Event()
+    listed: list[str] = []
+
+    def slowly(parent: str, folder: Path) -> completion.Listing:
+        assert may.wait(30)
+        listed.append(parent)
+        return list_folder(parent, folder)
+
+    monkeypatch.setattr(completion, "list_folder", slowly)
+    async with window() as w:
+        w.chat.completion.folder = tmp_path
+        await w.press(*"see @no", "tab")
+        assert w.app.focused is w.composer
+        assert w.composer.text == "see @no"
+        await w.press("t")
+        await w.press("tab")
+        may.set()
+        await w.until(lambda: w.composer.text == "see @notes.txt")
+        assert listed == [""], "one look at the folder is enough for all that is typed"
 
 
 async def test_escape_hides_the_list_and_only_then_stops() -> None:
