@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 SMALLEST, FIRST, LARGEST = 16, 64, 512
-LAYER_SECONDS = 0.03
+LAYER_SECONDS = 0.02
 """What a layer may take of a chunk: reading ends between two layers."""
 GROWTH = 4
 
