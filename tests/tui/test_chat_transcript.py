@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from chatting import LARGE, SMALL, long_talk, views, window
 from scripted import pieces, told
+from textual._compositor import Compositor
+from textual.geometry import Size
+from textual.widget import Widget
 from textual.widgets.markdown import MarkdownBlock
 
 from mlx_mistral.tui.chat.markdown import ModelMarkdown
@@ -23,7 +26,7 @@ async def test_of_a_long_conversation_only_the_end_is_mounted(size: tuple[int, i
 
 
 async def test_every_message_is_reached_by_scrolling_and_few_are_mounted_at_once() -> None:
-    async with window(messages=long_talk(70, 200)) as w:
+    async with window(messages=long_talk(45, 200)) as w:
         seen: set[int | None] = set()
         await w.press("tab")
         for _ in range(100):
@@ -33,10 +36,10 @@ async def test_every_message_is_reached_by_scrolling_and_few_are_mounted_at_once
             if 1 in seen and w.transcript.scroll_y == 0:
                 break
             await w.press("pageup")
-        assert seen == set(range(1, 71))
+        assert seen == set(range(1, 46))
         await w.press("end")
         await w.until(lambda: w.transcript.following)
-        assert views(w)[-1].entry.id == 70
+        assert views(w)[-1].entry.id == 45
 
 
 async def test_a_terminal_that_grows_is_filled() -> None:
@@ -75,6 +78,35 @@ async def test_typing_renders_no_message_however_many_there_are(
         await w.press("a", "b", "c")
         assert w.composer.text == "abc"
         assert not rendered
+
+
+async def test_a_frame_of_a_reply_lays_out_as_much_after_500_messages_as_after_40(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    laid_out: list[int] = []
+    for n in (40, 500):
+        async with window(messages=long_talk(n)) as w:
+            await w.send("go on")
+            await w.until(lambda w=w: w.engine.replies)
+            id = w.engine.replies[0].id
+            w.engine.tell(*pieces(id, ["It begins. "]))
+            await w.until(lambda w=w: "It begins." in w.text)
+            reflow, frames = Compositor.reflow, []
+
+            def counted(
+                self: Compositor, parent: Widget, size: Size, reflow=reflow, frames=frames
+            ) -> object:
+                done = reflow(self, parent, size)
+                frames.append(len(self._full_map))
+                return done
+
+            monkeypatch.setattr(Compositor, "reflow", counted)
+            for word in range(5):
+                w.engine.tell(*pieces(id, [f"word{word} "]))
+                await w.until(lambda w=w, word=word: f"word{word}" in w.text)
+            monkeypatch.undo()
+            laid_out.append(max(frames))
+    assert laid_out[0] == laid_out[1]
 
 
 async def test_the_transcript_follows_its_end() -> None:

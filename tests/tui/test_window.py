@@ -12,7 +12,12 @@ from scripted import ScriptedEngine, finished, loaded, progress
 
 from mlx_mistral.live.commands import Load, Watch
 from mlx_mistral.live.events import Alternative, Piece
-from mlx_mistral.sessions.preferences import Preferences
+from mlx_mistral.sessions.preferences import (
+    Preferences,
+    default_path,
+    load_preferences,
+    save_preferences,
+)
 from mlx_mistral.sessions.store import Store
 from mlx_mistral.tui.panels.machine import MachinePanel
 from mlx_mistral.tui.pickers.model_rows import ModelRow, Report
@@ -126,6 +131,87 @@ async def test_a_conversation_is_written_to_a_file_once(tmp_path: Path, ending: 
             await opened.send(f"/export {target}")
             await opened.until(lambda: opened.said()[-1][0] == "error")
             assert target.read_text(encoding="utf-8") == text
+
+
+async def test_an_exported_conversation_is_imported_and_opened(tmp_path: Path) -> None:
+    engine, file = ScriptedEngine(), tmp_path / "a talk.json"
+    with Store(tmp_path / "kept.sqlite3") as store:
+        async with window(engine, app=ChatWindow(engine, store)) as opened:
+            opened.chat.completion.folder = tmp_path
+            await opened.answer("Hello", "Hi there")
+            await opened.send(f"/export {file}")
+            await opened.until(file.is_file)
+            await opened.send("/clear")
+            await opened.until(lambda: not opened.transcript.entries)
+            await opened.press("ctrl+o")
+            await opened.until(lambda: isinstance(opened.app.screen, SessionPicker))
+            await opened.until(lambda: "Hello" in opened.text)
+            await opened.press("down", "i")
+            await opened.until(lambda: opened.composer.text == "/import ")
+            await opened.press("a", "tab")
+            await opened.until(lambda: opened.composer.text == "/import a talk.json")
+            opened.composer.write(f"/import {file}")
+            await opened.press("enter")
+            await opened.until(lambda: "imported: Hello, 2 messages" in opened.text)
+            assert opened.said()[:2] == [("user", "Hello"), ("assistant", "Hi there")]
+            await opened.send("/import nothing.json")
+            await opened.until(lambda: opened.said()[-1][0] == "error")
+        assert [each.n_messages for each in store.sessions()] == [2, 2]
+
+
+async def test_settings_become_defaults_and_leave_the_others_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_MISTRAL_HOME", str(tmp_path))
+    save_preferences(default_path(), Preferences(model="org/mine", temperature=0.5))
+    engine = ScriptedEngine()
+    app = ChatWindow(engine, preferences=load_preferences(default_path()))
+    async with window(engine, app=app) as opened:
+        await opened.press("f4")
+        await opened.until(lambda: isinstance(app.screen, SettingsForm))
+        await opened.press("home", *["delete"] * 4, "0", ".", "2", "f6", "f6")
+        await opened.until(lambda: "written to" in opened.text)
+        assert app.chat.settings.temperature == 0.2
+    assert load_preferences(default_path()) == Preferences(
+        model="org/mine", system="", temperature=0.2, top_p=1.0, max_tokens=1024,
+        theme="textual-dark",
+    )  # fmt: skip
+
+
+async def test_defaults_that_cannot_be_read_are_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_MISTRAL_HOME", str(tmp_path))
+    default_path().write_text("temperature = # mine")
+    engine = ScriptedEngine()
+    async with window(engine, app=ChatWindow(engine)) as opened:
+        await opened.press("f4", "f6", "f6")
+        await opened.until(lambda: opened.said()[-1:] and "is no TOML" in opened.said()[-1][1])
+    assert default_path().read_text() == "temperature = # mine"
+
+
+async def test_bits_of_the_cache_are_a_setting_of_replies() -> None:
+    engine = ScriptedEngine()
+    async with window(engine, app=ChatWindow(engine)) as opened:
+        for said, bits in (("8", 8), ("16", None)):
+            await opened.send(f"/cache-bits {said}")
+            await opened.until(lambda said=said: f"cache bits: {said}" in opened.text)
+            assert opened.chat.settings.cache_bits == bits
+        await opened.send("/cache-bits 5")
+        await opened.until(lambda: "takes a whole number, 16 or 8 or 4" in opened.text)
+
+
+@pytest.mark.parametrize(("focus", "last"), [("composer", "f3 Machine"), ("transcript", "r Again")])
+async def test_every_key_of_the_footer_is_in_sight_in_80_columns(focus: str, last: str) -> None:
+    engine = ScriptedEngine()
+    async with window(engine, app=ChatWindow(engine), size=SMALL) as opened:
+        getattr(opened, focus).focus()
+        await opened.until(lambda: last in opened.text.splitlines()[-1])
+        if focus == "composer":
+            assert "^q Quit" in opened.text
+            await opened.press("f3")
+            await opened.until(lambda: opened.chat.query_one(MachinePanel).display)
+            assert last in opened.text.splitlines()[-1], "the panel leaves the footer whole"
 
 
 async def test_a_reply_goes_on_from_another_token() -> None:
