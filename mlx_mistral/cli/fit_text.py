@@ -13,7 +13,7 @@ from .info_text import bytes_text
 if TYPE_CHECKING:
     from mlx_mistral.memory import Chip, DecodeSpeed, MemoryPlan
 
-LABEL_WIDTH, SIZE_WIDTH = 12, 11
+LABEL_WIDTH, SIZE_WIDTH, BAR_CELLS = 12, 11, 40
 GENERIC_NAME = "DEST"
 
 
@@ -33,6 +33,10 @@ class Report:
     """The longest context that fits; 0 where none does."""
     fitting_bits: int | None
     """Bits a weight with which an unquantized model would fit as asked; None: not known."""
+    kv_bits: int | None = None
+    """Of the planned cache; None: as wide as activations."""
+    fitting_kv_bits: int | None = None
+    """Of the widest quantized cache with which it would fit as asked; None: of none."""
     chip: Chip | None = None
     """None where it is not one that a speed can be told of."""
     speed_at_start: DecodeSpeed | None = None
@@ -52,6 +56,8 @@ class Report:
         lines = []
         if self.max_context:
             lines.append(f"a smaller context fits: --context {self.max_context}")
+        if self.fitting_kv_bits is not None:
+            lines.append(f"a quantized cache fits: --kv-bits {self.fitting_kv_bits}")
         lines.append(self._fewer_bits())
         lines.append(f"a larger budget: --memory {plan.total_bytes}")
         return lines
@@ -82,11 +88,26 @@ def to_lines(report: Report) -> list[str]:
         _row("total", plan.total_bytes, "what MLX allocates; Python takes 0.1 to 0.15 GB more"),
         _row("budget", plan.budget_bytes, _budget(report)),
         "",
+        _label("", f"{bar(plan)}  # weights  = cache  - workspace"),
+        "",
         _label("fits", _verdict(plan)),
         _label("context", _longest(report)),
         *(_label("" if n else "speed", text) for n, text in enumerate(_speed(report))),
     ]
     return lines + [_label("advice", text) for text in report.advice()]
+
+
+def bar(plan: MemoryPlan) -> str:
+    """`[####==--....|` up to the budget where it fits; `[####==|--` past it where it does not."""
+    scale = max(plan.total_bytes, plan.budget_bytes, 1)
+    cells, reached = "", 0
+    parts = (("#", plan.weights_bytes), ("=", plan.cache_bytes), ("-", plan.workspace_bytes))
+    for mark, n_bytes in parts:
+        reached += n_bytes
+        cells += mark * (round(BAR_CELLS * reached / scale) - len(cells))
+    limit = round(BAR_CELLS * plan.budget_bytes / scale)
+    cells = f"{cells:.<{BAR_CELLS}}"
+    return f"[{cells[:limit]}|{cells[limit:]}"
 
 
 def _why(report: Report) -> str:

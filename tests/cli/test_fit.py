@@ -13,6 +13,8 @@ from command_line import Run, failed_in_one_line
 from mlx.utils import tree_flatten
 
 from mlx_mistral import load_model, load_tokenizer
+from mlx_mistral.cli.fit_text import bar
+from mlx_mistral.memory import MemoryPlan
 from tests.memory.paper import HF_7B, on_paper
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -192,6 +194,29 @@ def test_another_machine_is_told_the_speed_to_expect_and_where_it_comes_from(
     ):
         assert part in text
     assert max(map(len, text.splitlines())) < 100
+
+
+@pytest.mark.parametrize(
+    ("weights", "cache", "workspace", "budget", "expected"),
+    [
+        (10, 20, 0, 40, "[" + "#" * 10 + "=" * 20 + "." * 10 + "|"),
+        (20, 10, 10, 40, "[" + "#" * 20 + "=" * 10 + "-" * 10 + "|"),
+        (60, 10, 10, 20, "[" + "#" * 10 + "|" + "#" * 20 + "=" * 5 + "-" * 5),
+        (1, 1, 1, 1000, "[" + "." * 40 + "|"),
+        (10**15, 0, 0, 1, "[|" + "#" * 40),
+    ],
+)
+def test_the_bar_shows_the_parts_and_where_the_budget_ends(
+    weights: int, cache: int, workspace: int, budget: int, expected: str
+) -> None:
+    plan = MemoryPlan(
+        context=1,
+        weights_bytes=weights,
+        cache_bytes=cache,
+        workspace_bytes=workspace,
+        budget_bytes=budget,
+    )
+    assert bar(plan) == expected
 
 
 def test_no_speed_is_told_where_nothing_honest_can_be_said(run: Run, tiny: Path) -> None:
