@@ -55,7 +55,7 @@ class TokenScreen(ModalScreen[tuple[int, ...] | None]):
 
     def compose(self) -> ComposeResult:
         yield TokenView(self._pieces[0].id if self._pieces else 0, self._pieces)
-        yield Footer()
+        yield Footer(show_command_palette=False)
 
     @on(TokenView.ContinueFrom)
     def _go_on(self, event: TokenView.ContinueFrom) -> None:

@@ -185,6 +185,18 @@ async def test_an_export_is_asked_for_and_its_answer_shown(store: Store) -> None
         assert app.note == "written to [b]here[/b].md"
 
 
+async def test_what_ends_after_the_list_was_left_is_told_to_nobody(store: Store) -> None:
+    app = Screen(store)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settled(pilot)
+        picker = app.screen
+        assert isinstance(picker, SessionPicker)
+        await pilot.press("escape")
+        await settled(pilot)
+        assert app.screen is not picker
+        picker.note("written")
+
+
 async def test_a_store_that_fails_is_told_in_one_line(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

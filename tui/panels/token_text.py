@@ -42,7 +42,7 @@ class TokenText(ScrollView, can_focus=True):
         "token--sure", "token--likely", "token--unsure", "token--unlikely", "token--unknown",
     }  # fmt: skip
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "token(-1)", "Token before", show=False),
+        Binding("left", "token(-1)", "Token", key_display="←→"),
         Binding("right", "token(1)", "Token after", show=False),
         Binding("up", "line(-1)", "Line up", show=False),
         Binding("down", "line(1)", "Line down", show=False),

@@ -52,7 +52,7 @@ class TokenView(Vertical):
     TokenView #token-alternatives { height: auto; max-height: 7; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", "Back", show=False),
+        Binding("escape", "back", "Back"),
     ]
 
     class ContinueFrom(Message):

@@ -53,7 +53,7 @@ class Picker(ModalScreen[Result]):
                         padding: 0 1; background: $surface; border: round $primary; }
     Picker Input { height: 1; }
     Picker Rows { height: 1fr; border: none; }
-    Picker Static { height: 1; color: $text-muted; }
+    Picker Static { height: 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
     Picker #picker-note { color: $text; text-style: bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -80,8 +80,9 @@ class Picker(ModalScreen[Result]):
         raise NotImplementedError
 
     def note(self, text: str) -> None:
-        """Shows one line about what happened, as plain text."""
-        self.query_one("#picker-note", Static).update(Content(one_line(text)))
+        """Shows one line about what happened, as plain text; nobody sees it once this is left."""
+        for line in self.query("#picker-note").results(Static):
+            line.update(Content(one_line(text)))
 
     @property
     def query_text(self) -> str:
