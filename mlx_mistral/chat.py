@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_mistral.cache import KVCache, PrefixCache
+from mlx_mistral.cache import KVCache, PrefixCache, load_cache, save_cache
 from mlx_mistral.completion import GenerationResponse, stream_generate
+from mlx_mistral.errors import CacheError
 from mlx_mistral.model import Model
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class Chat:
         self.options = {"max_tokens": max_tokens, **options}
         self.reused_tokens = 0
         """How many tokens of the last prompt the cache already held."""
-        self._prefix = PrefixCache(model.make_cache(context=context, kv_bits=kv_bits))
+        self._context, self._kv_bits = context, kv_bits
+        self._prefix = PrefixCache(self._new_layers())
 
     def send(self, text: str, **options: Any) -> Iterator[GenerationResponse]:
         """Says something and streams the reply; both join `messages`.
@@ -73,9 +76,40 @@ class Chat:
         """Forgets the conversation; the system prompt stays."""
         self.messages.clear()
 
+    def save_cache(self, path: str | Path) -> None:
+        """Writes what has been read, so that another chat need not read it again.
+
+        The messages are not in the file: keep them beside it, and give both to the other chat.
+        Raises: CacheError: nothing has been read yet, or the disk refuses.
+        """
+        held = self.cache[0].offset
+        save_cache(
+            path,
+            self.cache,
+            fingerprint=self.model.fingerprint(),
+            token_ids=self._prefix.ids[:held],
+        )
+
+    def load_cache(self, path: str | Path) -> None:
+        """Takes over what `save_cache` wrote, as far as the conversation begins alike.
+
+        Raises: CacheError: the file is of another model, context or width, or is damaged; the
+            chat stays as it was.
+        """
+        layers = self._new_layers()
+        ids = load_cache(path, layers, fingerprint=self.model.fingerprint())
+        if len(ids) != layers[0].offset:
+            raise CacheError(f"{path} does not say of which tokens it is; save a chat's cache")
+        self._prefix = PrefixCache(layers)
+        self._prefix.ids = ids
+        self._prefix.keep_place()
+
     @property
     def cache(self) -> list[KVCache]:
         return self._prefix.layers
+
+    def _new_layers(self) -> list[KVCache]:
+        return self.model.make_cache(context=self._context, kv_bits=self._kv_bits)
 
     def _reply(self, options: dict[str, Any]) -> Iterator[GenerationResponse]:
         system = [{"role": "system", "content": self.system}] if self.system else []

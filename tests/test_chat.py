@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tiny import FAMILIES, LetterTokenizer, tiny_config, tiny_model
 
 from mlx_mistral.chat import Chat
 from mlx_mistral.completion import generate
-from mlx_mistral.errors import ContextError, MlxMistralError
+from mlx_mistral.errors import CacheError, ContextError, MlxMistralError
 from mlx_mistral.model import Model
 
 TOKENIZER = LetterTokenizer()
@@ -138,3 +140,32 @@ def test_drafts_leave_a_chat_as_it_is(family: str, taken: int) -> None:
             replies.close()
         assert drafting.messages == plain.messages
         assert drafting.cache[0].offset <= len(drafting._prefix.ids)
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_a_chat_goes_on_from_a_saved_cache(family: str, tmp_path: Path) -> None:
+    model, path = model_of(family), tmp_path / "chat.safetensors"
+    first = make_chat(model)
+    reply(first, "A message that is longer than any window")
+    first.save_cache(path)
+    again = make_chat(model, messages=first.messages)
+    again.load_cache(path)
+    assert reply(again, "And now?") == reply(first, "And now?")
+    # A ring goes on from its end alone, and a random model's reply is not encoded as it was made.
+    assert family != "mistral" or again.reused_tokens == first.reused_tokens > 40
+
+
+def test_a_cache_that_is_not_this_chats_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "chat.safetensors"
+    chat = make_chat(model_of("mistral"))
+    with pytest.raises(CacheError, match="empty"):
+        chat.save_cache(path)
+    reply(chat, "Hello")
+    chat.save_cache(path)
+    for other in (make_chat(model_of("ministral")), make_chat(model_of("mistral"), context=99)):
+        with pytest.raises(CacheError):
+            other.load_cache(path)
+        assert reply(other, "Hello")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CacheError):
+        chat.load_cache(path)

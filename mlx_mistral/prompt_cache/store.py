@@ -55,7 +55,7 @@ class PromptCacheStore:
     ) -> None:
         """Writes nothing yet. limit_bytes: of all files; None: see `default_limit_bytes`."""
         self.folder = folder
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._index = Index(folder / INDEX)
@@ -202,8 +202,8 @@ class PromptCacheStore:
                 (self.folder / file).unlink(missing_ok=True)
 
     def _limit(self, rows: sqlite3.Connection) -> int:
-        if self._limit_bytes is not None:
-            return self._limit_bytes
+        if self.limit_bytes is not None:
+            return self.limit_bytes
         return default_limit_bytes(self.folder, index.total_bytes(rows))
 
     def _read(

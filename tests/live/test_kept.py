@@ -212,3 +212,20 @@ def test_what_is_read_in_no_time_is_not_written(tmp_path: Path) -> None:
     kept_make(target, kept, asked(user(LONG)))
     kept.keep(target, go_on=lambda: True, seconds=60.0)
     assert not (tmp_path / "caches").exists() or not kept._store.entries()
+
+
+def test_saving_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    target, kept = live(MODELS["full"]), kept_in(tmp_path)
+    kept_make(target, kept, asked(user(LONG)))
+    kept.keep(target, go_on=lambda: True, seconds=-1.0)
+    assert store_in(tmp_path).entries() == []
+
+
+def test_another_conversation_does_not_lose_what_was_read(tmp_path: Path) -> None:
+    here = desk(store_in(tmp_path))
+    here.do(Load(model="demo"))
+    told = here.do(turn([user(LONG)]))
+    here.do(turn([user("What is the weather like? " * 9)]))
+    back = here.do(turn([user(LONG), reply_to(told), user("And then?")]))
+    assert of(Reading, back)[-1].reused == of(Finished, told)[-1].progress.cache_tokens
+    here.engine.close()

@@ -98,8 +98,8 @@ def test_the_figures_are_what_the_model_computed(
             asked(user("a first message, quite a long one"), assistant(text_of(first)), user(text)),
         )
         reading = of(Reading, told)[-1]
-        # The last token of a reply that ends by its length is drawn and not fed.
-        assert sum(computed) == reading.total + len(of(Piece, told)) - 1
+        # Decoding takes a token a pass, and may not come by here at all.
+        assert sum(n for n in computed if n > 1) == reading.total
         assert reading.reused > 0
 
 
