@@ -50,6 +50,7 @@ class ChatApp(App[None]):
     """
 
     TITLE = "mlx-mistral"
+    CSS = "ToastRack { dock: top; align: right top; margin: 0; }"  # not over what is being typed
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1", "keys", "Keys"),
         Binding("ctrl+p", "command_palette", "Palette", priority=True),
