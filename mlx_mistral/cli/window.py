@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlx_mistral.prompt_cache import PromptCacheStore
     from mlx_mistral.sessions.preferences import Preferences
 
+ESCAPE_MILLISECONDS = "25"
+"""An Escape is held back so long for the rest of a key; Textual reads it at import."""
+
 
 def is_possible() -> bool:
     """Whether both ends are a terminal that a window can be drawn on."""
@@ -29,6 +32,7 @@ def is_possible() -> bool:
 
 def open_window(args: argparse.Namespace) -> None:
     """Runs until the window is closed. Raises: SessionError: what is kept cannot be read."""
+    os.environ.setdefault("ESCDELAY", ESCAPE_MILLISECONDS)
     from mlx_mistral.live.engine import LiveEngine
     from mlx_mistral.sessions.preferences import default_path, load_preferences
     from mlx_mistral.sessions.store import Store
