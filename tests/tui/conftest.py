@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import sys
 from pathlib import Path
@@ -25,5 +26,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = inspect.signature(pyfuncitem.obj).parameters
     arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in names}
-    asyncio.run(pyfuncitem.obj(**arguments))
+    gc.disable()  # a window makes much that is looked through in vain, a fifth of the time
+    try:
+        asyncio.run(pyfuncitem.obj(**arguments))
+    finally:
+        gc.enable()
     return True
