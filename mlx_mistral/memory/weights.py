@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_mistral.checkpoint.parameters import Parameter, Piece
 from mlx_mistral.config import QuantParams
@@ -12,6 +14,8 @@ DEFAULT_GROUP = 64
 _UNQUANTIZED = (".gate.weight",)
 """Routers stay in full precision in every conversion; norms are no matrices."""
 _EXPERTS = tuple(f".switch_mlp.{name}_proj.weight" for name in ("gate", "up", "down"))
+_FIELD = r"\.(weight|scales|biases)$"
+_JOINED = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 _STORED = {"float32": ("F32", 4), "bfloat16": ("BF16", 2), "float16": ("F16", 2)}
 
 
@@ -60,18 +64,27 @@ def uniform_weights_in_memory(
 
 
 def loading_bytes(parameters: Mapping[str, Parameter], dtype: str) -> int:
-    """The most that loading holds beside the weights: one tensor as stored, and its copies.
+    """The most that loading holds beside the weights: a tensor's copies, or a group's.
 
-    dtype: of activations, by its name in MLX; a tensor stored in it is read where it stays.
+    A tensor is held as stored and as it is used, unless that is the same. Maps of one input are
+    then joined, a group at a time. dtype: of activations, by its name in MLX.
     """
-    return max(
-        (
-            _loading(piece, parameter, dtype)
-            for parameter in parameters.values()
-            for piece in parameter.pieces
-        ),
-        default=0,
+    tensors = (
+        _loading(piece, parameter, dtype)
+        for parameter in parameters.values()
+        for piece in parameter.pieces
     )
+    return max([*tensors, *_joined(parameters, _STORED[dtype][1])], default=0)
+
+
+def _joined(parameters: Mapping[str, Parameter], activation_bytes: int) -> Iterable[int]:
+    """Bytes of each group of maps that are computed as one."""
+    groups: defaultdict[str, int] = defaultdict(int)
+    for name, parameter in parameters.items():
+        module, _, part = re.sub(_FIELD, "", name).rpartition(".")
+        if part in _JOINED and module.endswith((".self_attn", ".mlp")):
+            groups[module] += held_bytes(parameter, activation_bytes)
+    return groups.values()
 
 
 def holds_plain_experts(parameters: Mapping[str, Parameter]) -> bool:
