@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from textual import on
@@ -85,7 +86,8 @@ class SessionPicker(Picker[Opened | None]):
 
     def refresh_rows(self, highlight: int = 0) -> None:
         """Asks the store; what it lists is shown when it has answered."""
-        self._listing = self.run_worker(self._list(highlight), exclusive=True, group="list")
+        listing = partial(self._list, highlight)
+        self._listing = self.run_worker(listing, exclusive=True, group="list")
 
     async def settled(self) -> None:
         if self._listing is not None:
