@@ -51,8 +51,9 @@ async def still(w: Window) -> None:
         unchanged, before = now == before, now
         return unchanged
 
-    await w.until(unchanged)
-    await w.until(unchanged)
+    await w.app.workers.wait_for_complete()
+    for _ in range(3):
+        await w.until(unchanged)
 
 
 def draw(screen: Screen[object]) -> str:

@@ -73,6 +73,7 @@ async def opened() -> AsyncIterator[Window]:
     async with window(engine, app=app, load=False) as w:
         engine.tell(loaded("demo", n_layers=8, n_experts=8, experts_per_token=2, windows=(64,) * 8))
         await w.until(lambda: w.chat.is_loaded)
+        w.composer.cursor_blink = False
         yield w
 
 
