@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from chatting import SMALL, Window, window
+from panel_waiting import until
 from pictures import picture
 from scripted import ScriptedEngine, loaded, pieces, progress
 
@@ -145,7 +146,7 @@ async def test_the_machine_at_work() -> None:
 async def test_the_lists_of_models_and_conversations(tmp_path: Path) -> None:
     async with opened() as w:
         w.app.push_screen(ModelPicker(Models()))
-        await w.until(lambda: "codestral" in w.text)
+        await until(w.pilot, lambda: "codestral" in w.text)
         await w.press("down")
         await picture(w, "models")
         await w.press("escape")
@@ -159,7 +160,7 @@ async def test_the_lists_of_models_and_conversations(tmp_path: Path) -> None:
                 seconds[0] += 3600
             thread = StoreThread(store)
             w.app.push_screen(SessionPicker(thread, query="bread", clock=lambda: NOW))
-            await w.until(lambda: "flour" in w.text)
+            await until(w.pilot, lambda: "flour" in w.text)
             await picture(w, "conversations")
             await w.press("escape")
             await w.until(lambda: w.app.screen is w.chat)
