@@ -101,7 +101,7 @@ class KVCache(ABC):
         if self.kv_bits is not None:
             raise CacheError(f"the cache has {self.kv_bits} bits already; start anew for {bits}")
         other = self._anew(bits)
-        if self.state:
+        if self.offset:
             parts = (other._stored(one) for one in self.held())
             other.load(tuple(part for rows in parts for part in parts_of(rows)), self.offset)
         return other

@@ -68,6 +68,10 @@ def check_bits(bits: int) -> None:
         )
 
 
+def can_quantize(head_dim: int) -> bool:
+    return any(head_dim % size == 0 for size in KV_GROUPS)
+
+
 def group_size_for(head_dim: int) -> int:
     """Raises: CacheError: no group divides the heads."""
     for size in KV_GROUPS:

@@ -129,7 +129,9 @@ class RotatingCache(KVCache):
 
     def load(self, held: tuple[mx.array, ...], offset: int) -> None:
         super().load(held, offset)
-        self._refill(*self._leading(self.capacity))
+        self._oldest = offset
+        if held:
+            self._refill(*self._leading(self.capacity))
 
     def _fits_in_place(self, n_new: int) -> bool:
         """Whether writing so many tokens leaves all keys in the ring that they see."""

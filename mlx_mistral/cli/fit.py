@@ -34,6 +34,7 @@ def add_to(commands: options.Commands) -> None:
         "--context", type=options.positive, metavar="N",
         help="tokens of prompt and reply (default: the model's own, at most 32768)",
     )  # fmt: skip
+    options.add_kv_bits(parser)
     parser.add_argument(
         "--chip", metavar="NAME",
         help='plan for another machine, such as "M2 Max", with its --memory',
@@ -65,6 +66,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "dtype": report.dtype,
         "weights_bytes": plan.weights_bytes,
         "cache_bytes": plan.cache_bytes,
+        "kv_bits": report.kv_bits,
         "workspace_bytes": plan.workspace_bytes,
         "total_bytes": plan.total_bytes,
         "budget_bytes": plan.budget_bytes,
@@ -109,8 +111,10 @@ def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Repor
         is_context_given=args.context is not None,
         budget_source=machine.source if machine else "--memory",
         free_bytes=machine.free_bytes if machine else None,
-        plan=needs.plan(context, budget_bytes),
-        max_context=needs.max_context(budget_bytes),
+        plan=needs.plan(context, budget_bytes, args.kv_bits),
+        max_context=needs.max_context(budget_bytes, args.kv_bits),
+        kv_bits=args.kv_bits,
+        fitting_kv_bits=None if args.kv_bits else needs.fitting_kv_bits(context, budget_bytes),
         fitting_bits=needs.fitting_bits(context, budget_bytes),
         chip=device.chip,
         speed_at_start=needs.speed(device.chip, 0),

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_mistral.config import ModelConfig, arithmetic
+from mlx_mistral.config import ModelConfig
 
 from .info_text import bytes_text
 
@@ -120,10 +120,13 @@ def _why(report: Report) -> str:
 
 
 def _cache(report: Report) -> str:
+    from mlx_mistral.memory.cache import stored_bytes
+
     config = report.config
     size = {"float32": 4}.get(report.dtype, 2)
-    per_token = arithmetic.kv_bytes_per_token(config, bytes_per_element=size)
-    text = f"{bytes_text(per_token)} a token"
+    per_token = config.n_layers * stored_bytes(config, 1, size, report.kv_bits)
+    width = f" in {report.kv_bits} bits" if report.kv_bits else ""
+    text = f"{bytes_text(per_token)} a token{width}"
     if config.is_windowed:
         return f"{text}, but windows bound it: {config.sliding_window:,} tokens at most"
     windowed = sum(window is not None for window in config.windows)

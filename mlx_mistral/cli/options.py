@@ -71,6 +71,10 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=positive, metavar="N", help="hold at most N tokens, or refuse"
     )
+    add_kv_bits(parser)
+
+
+def add_kv_bits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-bits", type=int, choices=KV_BITS,
         help="hold keys and values in 8 or 4 bits (default: as computed)",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.checkpoint.headers import Headers
 from mlx_mistral.config import ModelConfig, arithmetic
+from mlx_mistral.config.quantization import KV_BITS
 
 from .chips import Chip
 from .plan import MemoryPlan, max_context, plan_memory
@@ -83,7 +85,7 @@ class ModelNeeds:
     def activation_bytes(self) -> int:
         return FLOAT_BYTES[self.dtype]
 
-    def plan(self, context: int, budget_bytes: int) -> MemoryPlan:
+    def plan(self, context: int, budget_bytes: int, kv_bits: int | None = None) -> MemoryPlan:
         """Raises: ContextError: the model has no such context."""
         return plan_memory(
             self.config,
@@ -93,9 +95,10 @@ class ModelNeeds:
             activation_bytes=self.activation_bytes,
             gathers_float32=self.gathers_float32,
             loading_bytes=self.loading_bytes,
+            kv_bits=kv_bits,
         )
 
-    def max_context(self, budget_bytes: int) -> int:
+    def max_context(self, budget_bytes: int, kv_bits: int | None = None) -> int:
         """The longest context that fits; 0 where not even one token does."""
         return max_context(
             self.config,
@@ -104,7 +107,15 @@ class ModelNeeds:
             activation_bytes=self.activation_bytes,
             gathers_float32=self.gathers_float32,
             loading_bytes=self.loading_bytes,
+            kv_bits=kv_bits,
         )
+
+    def fitting_kv_bits(self, context: int, budget_bytes: int) -> int | None:
+        """The widest quantized cache with which it would fit, if any is narrow enough."""
+        if not can_quantize(self.config.head_dim):
+            return None
+        fits = (bits for bits in KV_BITS if self.plan(context, budget_bytes, bits).fits)
+        return next(fits, None)
 
     def fitting_bits(self, context: int, budget_bytes: int) -> int | None:
         """The most bits a weight with which an unquantized model would fit, if any are enough."""

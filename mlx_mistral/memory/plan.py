@@ -49,10 +49,11 @@ def plan_memory(
     activation_bytes: int,
     gathers_float32: bool = False,
     loading_bytes: int = 0,
+    kv_bits: int | None = None,
 ) -> MemoryPlan:
     """The plan for weights that will take `weights_bytes` in memory.
 
-    gathers_float32, loading_bytes: as in `workspace_bytes`.
+    gathers_float32, loading_bytes, kv_bits: as in `workspace_bytes`.
     Raises: ContextError: the model has no such context.
     """
     if context < 1 or context > longest_context(config):
@@ -66,11 +67,12 @@ def plan_memory(
         activation_bytes,
         gathers_float32=gathers_float32,
         loading_bytes=loading_bytes,
+        kv_bits=kv_bits,
     )
     return MemoryPlan(
         context=context,
         weights_bytes=weights_bytes,
-        cache_bytes=cache_bytes(config, context, activation_bytes),
+        cache_bytes=cache_bytes(config, context, activation_bytes, kv_bits),
         workspace_bytes=workspace,
         budget_bytes=budget_bytes,
     )
@@ -84,6 +86,7 @@ def max_context(
     activation_bytes: int,
     gathers_float32: bool = False,
     loading_bytes: int = 0,
+    kv_bits: int | None = None,
 ) -> int:
     """The longest context whose plan fits the budget; 0 where not even one token does.
 
@@ -99,6 +102,7 @@ def max_context(
             activation_bytes=activation_bytes,
             gathers_float32=gathers_float32,
             loading_bytes=loading_bytes,
+            kv_bits=kv_bits,
         ).fits
 
     # Needs grow with the context, so halving the range finds the last that fits.

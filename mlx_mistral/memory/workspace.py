@@ -1,7 +1,7 @@
 """Bytes that are held for a moment: while a chunk of the prompt is read, or a token is made.
 
 What the formulas assume:
-- One text, read in chunks of `PREFILL_TOKENS`; caches are not quantized.
+- One text, read in chunks of `PREFILL_TOKENS`.
 - Attention is not fused: the scores of all heads over a chunk and all it sees are written
   out, as the CPU backend does. Fused kernels on a GPU write none of them, so there the sum is
   too large by up to H x T x S numbers; nothing has been measured there, and what the device
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from mlx_mistral.config import ModelConfig
 
-from .cache import cache_bytes, pair_bytes, ring_bytes
+from .cache import cache_bytes, pair_bytes, ring_bytes, stored_bytes
 
 PREFILL_TOKENS = 512
 """Tokens of a prompt that generation reads at a time."""
@@ -36,6 +36,7 @@ def workspace_bytes(
     kept_places: int = CHAT_PLACES,
     gathers_float32: bool = False,
     loading_bytes: int = 0,
+    kv_bits: int | None = None,
 ) -> int:
     """The most that MLX holds beside weights and cache, for a text of `context` tokens.
 
@@ -44,18 +45,20 @@ def workspace_bytes(
     gathers_float32: experts stored unquantized in 16 bits are made float32 for each use, which
         the CPU backend needs.
     loading_bytes: what loading holds beside the weights; no cache and no text are there yet.
+    kv_bits: of a quantized cache, whose keys and values are dequantized for each chunk.
     """
     b = activation_bytes
-    rings = (1 + kept_places) * ring_bytes(config, context, b)
-    grown = pair_bytes(config, context, b) if None in config.windows else 0
+    rings = (1 + kept_places) * ring_bytes(config, context, b, kv_bits)
+    grown = stored_bytes(config, context, b, kv_bits) if None in config.windows else 0
+    dequantized = 0 if kv_bits is None else _dequantized(config, context, b, kv_bits)
     casts = _experts_in_float32(config) if gathers_float32 else 0
     expert_bytes = 4 if gathers_float32 else b
     passing = max(
         _prefill(config, context, b, expert_bytes), _decode(config, context, b, expert_bytes)
     )
-    held = passing + rings + grown + casts + 4 * VOCABULARY_ROWS * config.vocab_size
+    held = passing + rings + grown + casts + dequantized + 4 * VOCABULARY_ROWS * config.vocab_size
     # While the model loads, what is set aside for the cache is still free.
-    return max(held, loading_bytes - cache_bytes(config, context, b))
+    return max(held, loading_bytes - cache_bytes(config, context, b, kv_bits))
 
 
 def _prefill(config: ModelConfig, context: int, b: int, expert_bytes: int) -> int:
@@ -86,6 +89,15 @@ def _attention(config: ModelConfig, window: int | None, n_new: int, context: int
     copies = pair_bytes(config, past + n_new, b) + 3 * pair_bytes(config, padded + window, b)
     rows = 3 * padded * config.n_heads * config.head_dim * b
     return padded * 2 * window * (config.n_heads * b + 2) + 8 * window * 2 * window + rows + copies
+
+
+def _dequantized(config: ModelConfig, context: int, b: int, kv_bits: int) -> int:
+    """What one layer sees while the next layer's is made: cut out, and as wide as activations."""
+    n_new = min(PREFILL_TOKENS, context)
+    seen = max(
+        context if window is None else min(context, window + n_new) for window in config.windows
+    )
+    return 2 * (pair_bytes(config, seen, b) + stored_bytes(config, seen, b, kv_bits))
 
 
 def _feed_forward(config: ModelConfig, n_new: int, b: int, expert_bytes: int) -> int:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from mlx_mistral import Chat, stream_generate
+from mlx_mistral.cache import make_cache
 from mlx_mistral.cache.prefix import PrefixCache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError
@@ -46,7 +47,9 @@ def scaled_config(**changes: Any) -> ModelConfig:
     return tiny_config(**{**SCALED, **changes})
 
 
-def plan_of(model: Model, context: int, *, gathers_float32: bool = False) -> MemoryPlan:
+def plan_of(
+    model: Model, context: int, *, gathers_float32: bool = False, kv_bits: int | None = None
+) -> MemoryPlan:
     parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     return plan_memory(
         model.config,
@@ -55,6 +58,7 @@ def plan_of(model: Model, context: int, *, gathers_float32: bool = False) -> Mem
         budget_bytes=1 << 40,
         activation_bytes=model.dtype.size,
         gathers_float32=gathers_float32,
+        kv_bits=kv_bits,
     )
 
 
@@ -72,9 +76,9 @@ class Meter:
         return mx.get_peak_memory() - self._before
 
 
-def fill(model: Model, context: int) -> int:
+def fill(model: Model, context: int, kv_bits: int | None = None) -> int:
     """Reads a prompt and decodes to the last token of a context; the cache's bytes."""
-    cache = model.make_cache()
+    cache = model.make_cache(kv_bits=kv_bits)
     ids = random_ids(context - REPLY, 266)
     for _ in stream_generate(model, None, ids, max_tokens=REPLY, prompt_cache=cache):
         pass
@@ -145,6 +149,36 @@ def test_sampling_from_the_likeliest_stays_inside_the_plan() -> None:
     for response in stream_generate(model, None, [1, 2, 3], max_tokens=17, seed=1, **sampling):
         mx.eval(response.logprobs)
     assert meter.peak <= plan.total_bytes
+
+
+@pytest.mark.parametrize("kv_bits", [8, 4])
+@pytest.mark.parametrize("shape", ["full", "narrow window", "window", "mixed windows"])
+def test_a_quantized_cache_stays_inside_the_plan(shape: str, kv_bits: int) -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**SHAPES[shape]))
+    context = LONGER.get(shape, CONTEXT)
+    plan = plan_of(model, context, kv_bits=kv_bits)
+    held = fill(model, context, kv_bits)
+    assert meter.peak <= plan.total_bytes
+    assert plan.total_bytes < 1.5 * meter.peak
+    assert held <= plan.cache_bytes <= 1.03 * held
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 96])
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("kv_bits", [8, 4])
+@pytest.mark.parametrize("context", [1, 6, 257])
+def test_a_quantized_cache_is_as_large_as_it_is_said_to_be(
+    head_dim: int, dtype: mx.Dtype, kv_bits: int, context: int
+) -> None:
+    windows = [None, 5]
+    config = tiny_config(head_dim=head_dim, n_layers=2, _sliding_window=windows)
+    cache = make_cache(config.windows, kv_bits=kv_bits)
+    rows = mx.zeros((1, config.n_kv_heads, context, head_dim), dtype)
+    for one in cache:
+        one.update_and_fetch(rows, rows)
+    said = cache_bytes(config, context, dtype.size, kv_bits)
+    assert said == sum(one.nbytes for one in cache)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
