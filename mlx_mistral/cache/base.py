@@ -11,12 +11,10 @@ import mlx.core as mx
 
 from mlx_mistral.errors import CacheError
 
+from .fixed import Form
 from .mask import Mask, padded_mask
 from .quantized import Rows, check_bits, quantize
 from .rows import extend, from_parts, leading, parts_of, write
-
-STEP = 256
-"""Buffers grow by this many tokens, so that shapes stay the same for as many steps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +82,10 @@ class KVCache(ABC):
     @abstractmethod
     def _restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot that can be restored."""
+
+    @abstractmethod
+    def _form_of_next(self) -> Form | None:
+        """The form that `make_room` makes."""
 
     @abstractmethod
     def _anew(self, kv_bits: int) -> KVCache:
@@ -158,6 +160,24 @@ class KVCache(ABC):
         self.state = held
         self.offset = offset
 
+    def make_room(self) -> Form | None:
+        """Makes room for one token more, and says in which form it is.
+
+        None: `update_and_fetch` alone can store it. So it is in a cache that is padded,
+        quantized or empty, at the end of a context, and in a ring of more slots than its window.
+        """
+        if self.left_padding is not None or self.kv_bits is not None or not self.state:
+            return None
+        form = self._form_of_next()
+        if form is not None and self.keys is not None and self.values is not None:
+            self._reserve(form.capacity, self.keys, self.values)
+        return form
+
+    def advance(self, keys: mx.array, values: mx.array) -> None:
+        """Takes over buffers to which one token was added at the place that `make_room` made."""
+        self.keys, self.values = keys, values
+        self.offset += 1
+
     def empty(self) -> bool:
         return self.offset == 0
 
@@ -226,7 +246,3 @@ class KVCache(ABC):
         assert self.values is not None
         self.keys = write(self.keys, slot, keys)
         self.values = write(self.values, slot, values)
-
-
-def round_up(n: int, step: int = STEP) -> int:
-    return -(-n // step) * step

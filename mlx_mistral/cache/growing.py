@@ -9,7 +9,8 @@ import mlx.core as mx
 
 from mlx_mistral.errors import ContextError
 
-from .base import KVCache, Snapshot, round_up
+from .base import KVCache, Snapshot
+from .fixed import Form, form, round_up
 from .mask import Mask, attention_mask
 from .quantized import Rows
 
@@ -47,10 +48,7 @@ class GrowingCache(KVCache):
                 "shorten the text or ask for a larger context"
             )
         new_keys, new_values = self._stored(keys), self._stored(values)
-        if end > self.capacity:
-            room = round_up(end)
-            room = room if self._limit is None else min(room, self._limit)
-            self._reserve(room, new_keys, new_values)
+        self._reserve(self._room_for(end), new_keys, new_values)
         self._write(self.offset, new_keys, new_values)
         self.offset = end
         return self._leading(end)
@@ -76,6 +74,18 @@ class GrowingCache(KVCache):
             and snapshot.offset <= self.offset
             and self._branch_at(snapshot.offset) == snapshot.data
         )
+
+    def _form_of_next(self) -> Form | None:
+        end = self.offset + 1
+        if self._limit is not None and end > self._limit:
+            return None
+        return form(end, self._room_for(end))
+
+    def _room_for(self, end: int) -> int:
+        """The capacity of a buffer of so many tokens; never less than there is."""
+        if end <= self.capacity:
+            return self.capacity
+        return round_up(end) if self._limit is None else min(round_up(end), self._limit)
 
     def _anew(self, kv_bits: int) -> GrowingCache:
         return GrowingCache(limit=self._limit, left_padding=self.left_padding, kv_bits=kv_bits)

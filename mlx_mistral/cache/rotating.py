@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from .base import KVCache, Snapshot, round_up
+from .base import KVCache, Snapshot
+from .fixed import Form, form, round_up
 from .mask import Mask, attention_mask, visible
 from .quantized import Rows
 from .rows import cut, join, n_slots, parts_of, unroll
@@ -108,6 +109,17 @@ class RotatingCache(KVCache):
     def can_restore(self, snapshot: Snapshot) -> bool:
         same = (self._window, self.kv_bits)
         return snapshot.owner is type(self) and bool(snapshot.data[0] == same)
+
+    def advance(self, keys: mx.array, values: mx.array) -> None:
+        super().advance(keys, values)
+        self._oldest = max(self._oldest, self.offset - self._slots)
+
+    def _form_of_next(self) -> Form | None:
+        if self._slots != self._window:
+            return None
+        end = self.offset + 1
+        capacity = max(self.capacity, min(round_up(end), self._slots))
+        return form(end, capacity, ring=self._slots)
 
     def _anew(self, kv_bits: int) -> RotatingCache:
         other = RotatingCache(self._window, left_padding=self.left_padding, kv_bits=kv_bits)

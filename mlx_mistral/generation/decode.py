@@ -15,6 +15,7 @@ from mlx_mistral.model import Model
 from .prefill import Interrupt, Progress, StepSize, all_or_nothing, prefill
 from .prompt import check_prompt, check_room
 from .sampling import Sampler, Sampling
+from .step import NAN, NextToken, draw
 
 CLEAR_EVERY = 256
 """Decoded tokens after which MLX's pool of freed buffers is emptied."""
@@ -87,24 +88,27 @@ def decode(
     `watch` asked for.
     Shapes: logits (B, vocab). Raises: CheckpointError: the logits are NaN.
     """
-    token, broken = sampler(logits), _has_nan(logits)
+    step = NextToken(model, cache, sampler)
+    token = draw(sampler, logits)
     seen = watch(logits, token) if watch else {}
-    mx.async_eval(token, broken, seen)
+    mx.async_eval(token, seen)
     for n in range(1, budget + 1):
         is_last = n == budget
         if not is_last:
             with all_or_nothing(cache, 1):
-                next_logits = model(token[:, None], cache)[:, -1]
-                next_token, next_broken = sampler(next_logits), _has_nan(next_logits)
+                next_logits, next_token = step(token)
             next_seen = watch(next_logits, next_token) if watch else {}
-            mx.async_eval(next_token, next_broken, next_seen)
-        # Waits for the pass before, while the one just submitted runs.
-        if broken.item():
-            raise _nan_error(n)
+            if step.may_overlap:
+                mx.async_eval(next_token, next_seen)
+        # Waits for the pass before, while the next one runs or stands ready.
         drawn: Any = token.tolist()
+        if NAN in drawn:
+            raise _nan_error(n)
+        if not is_last and not step.may_overlap:
+            mx.async_eval(next_token, next_seen)
         yield drawn, logits, is_last, seen
         if not is_last:
-            token, logits, broken, seen = next_token, next_logits, next_broken, next_seen
+            token, logits, seen = next_token, next_logits, next_seen
         if n % CLEAR_EVERY == 0:
             mx.clear_cache()
 

@@ -75,6 +75,19 @@ class Sampler:
                 seen[row, mx.array(list(text))] = True
             self._seen = seen
 
+    @property
+    def state(self) -> list[mx.array]:
+        """The arrays that a draw changes; a step that is traced hands them on."""
+        key = [self._key] if self._sampling.temp else []
+        return key if self._seen is None else [*key, self._seen]
+
+    @state.setter
+    def state(self, arrays: list[mx.array]) -> None:
+        if self._sampling.temp:
+            self._key = arrays[0]
+        if self._seen is not None:
+            self._seen = arrays[-1]
+
     def __call__(self, logits: mx.array) -> mx.array:
         """Shapes: (B, vocab) -> (B,) ints."""
         logits = self._penalize(logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_mistral.cache.base import round_up
+from mlx_mistral.cache.fixed import round_up
 from mlx_mistral.cache.quantized import SCALE_BYTES, group_size_for
 from mlx_mistral.config import ModelConfig
 

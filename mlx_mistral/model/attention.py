@@ -12,7 +12,7 @@ from mlx_mistral.config import ModelConfig
 from .banded import banded_attention
 from .fused import Fusable
 from .quantized_attention import dequantized, quantized_attention, reads_quantized
-from .rope import RotaryEmbedding
+from .rope import Position, RotaryEmbedding
 
 
 class Attention(Fusable):
@@ -40,7 +40,7 @@ class Attention(Fusable):
     def __call__(
         self,
         x: mx.array,
-        position: mx.array | int,
+        position: Position,
         mask: Mask,
         cache: KVCache | None = None,
         query_scale: mx.array | None = None,
@@ -52,9 +52,7 @@ class Attention(Fusable):
         seen = (k, v) if cache is None else cache.update_and_fetch(k, v)  # (B, K, S, D)
         return self.o_proj(join_heads(attend(q, *seen, self._scale, mask)))
 
-    def _project(
-        self, x: mx.array, position: mx.array | int
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    def _project(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array, mx.array]:
         fused = self.fused()
         if fused is None:
             q = self.rope(self._split_heads(self.q_proj(x)), position)

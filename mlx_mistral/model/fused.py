@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -47,7 +48,8 @@ class FusedLinear:
 
     def split(self, x: mx.array) -> list[mx.array]:
         """The output of each. Shapes: (..., in) -> (..., out) each."""
-        return mx.split(self(x), self._ends, axis=-1)
+        parts: Any = mx.split(self(x), self._ends, axis=-1)
+        return list(parts)
 
     def stands_for(self, modules: Sequence[nn.Module]) -> bool:
         """Whether these are the modules, with the weights that they had."""

@@ -31,10 +31,12 @@ class RotaryEmbedding(nn.Module):
             self._periods = yarn_periods(config.head_dim, config.rope_theta, config.yarn)
             self._magnitude = config.yarn.attention_factor
 
-    def __call__(self, x: mx.array, position: mx.array | int) -> mx.array:
+    def __call__(self, x: mx.array, position: Position) -> mx.array:
         """Shapes: (B, H, T, D), position () or (B,) of the first token -> (B, H, T, D)."""
         if self._magnitude != 1.0:
             x = x * self._magnitude
+        if isinstance(position, Turns):
+            return position(x)
         return mx.fast.rope(
             x,
             self._dims,
@@ -44,6 +46,47 @@ class RotaryEmbedding(nn.Module):
             offset=position,
             freqs=self._periods,
         )
+
+    def turns(self, position: mx.array | int, n_new: int, dtype: mx.Dtype) -> Position:
+        """What layers that rotate alike can share for n_new tokens.
+
+        On a GPU the kernel that rotates needs the position alone. On the CPU sines and cosines
+        would be computed by every layer for its queries and once more for its keys.
+        Shapes: position () or (B,) of the first token.
+        """
+        if mx.default_device() != mx.cpu:
+            return position
+        places = mx.arange(n_new, dtype=mx.float32) + mx.expand_dims(mx.array(position), -1)
+        if places.ndim == 2:
+            places = places[:, None]  # (B, 1, T)
+        angles = places[..., None] * self._frequencies()
+        cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
+        return Turns(mx.concatenate([cos, cos], -1), mx.concatenate([-sin, sin], -1))
+
+    def _frequencies(self) -> mx.array:
+        """In radians a token, computed as MLX's kernel does. Shapes: -> (D / 2,) float32."""
+        if self._periods is not None:
+            return mx.reciprocal(self._periods)
+        assert self._base is not None
+        half = self._dims // 2
+        return mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(self._base) / half))
+
+
+class Turns:
+    """The rotations of some tokens, for all heads and layers."""
+
+    def __init__(self, cos: mx.array, sin: mx.array) -> None:
+        """Shapes: (T, D) or (B, 1, T, D); the sine negative in its first half."""
+        self._cos, self._sin = cos, sin
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Shapes: (B, H, T, D) -> the same."""
+        first, second = mx.split(x, 2, axis=-1)
+        return x * self._cos + mx.concatenate([second, first], axis=-1) * self._sin
+
+
+Position = mx.array | int | Turns
+"""The position of a first token, () or (B,), or the rotations made of it."""
 
 
 def yarn_periods(head_dim: int, theta: float, yarn: YarnConfig) -> mx.array:

@@ -14,7 +14,7 @@ from .attention import Attention
 from .experts import SparseMoE
 from .feed_forward import FeedForward
 from .fingerprint import fingerprint
-from .rope import query_scale
+from .rope import Position, query_scale
 
 
 class Model(nn.Module):
@@ -108,11 +108,12 @@ class Decoder(nn.Module):
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
         x = self.embed(tokens)
+        turns = self.layers[0].self_attn.rope.turns(position, n_new, x.dtype)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
             if before_layer is not None:
                 before_layer(x)
-            x = layer(x, position, masks[window], one, scale)
+            x = layer(x, turns, masks[window], one, scale)
         out: mx.array = self.norm(x)
         return out
 
@@ -146,7 +147,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: mx.array,
-        position: mx.array | int,
+        position: Position,
         mask: Mask,
         cache: KVCache | None = None,
         query_scale: mx.array | None = None,

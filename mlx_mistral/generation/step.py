@@ -1,0 +1,112 @@
+"""One token through the model, sampling included: traced once, then repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.cache.fixed import Form, stand_ins
+from mlx_mistral.model import Model
+
+from .sampling import Sampler
+from .tracing import can_trace, unfused_on_cpu
+
+NAN = -1
+"""Drawn in place of a token where a text's logits are NaN; the vocabulary does not have it."""
+
+
+IN_FLIGHT_BYTES = 1 << 20
+"""Caches so small may be copied. A step that is submitted while the one before it still reads
+the buffers cannot write in place, and copies them; larger ones wait until they are free."""
+
+
+class NextToken:
+    """One step of decoding: compiled where caches and model allow it, else as it comes."""
+
+    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
+        self._model, self._cache, self._sampler = model, cache, sampler
+        self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
+        traced = model.is_traceable and can_trace()
+        self._compiled = CompiledStep(model, cache, sampler) if traced else None
+
+    @property
+    def may_overlap(self) -> bool:
+        """Whether a step may be submitted before the one before it is done."""
+        return sum(one.nbytes for one in self._cache) <= IN_FLIGHT_BYTES
+
+    def __call__(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
+        """Builds the step, without computing it. The caches then hold the given tokens.
+
+        Shapes: (B,) ints -> (B, vocab) logits, (B,) tokens drawn from them, or NAN.
+        """
+        # What listens to a router is told of every pass; a trace would tell it once.
+        listens = any(router.on_route is not None for router in self._routers)
+        if self._compiled and not listens and (built := self._compiled(tokens)):
+            return built
+        logits = self._model(tokens[:, None], self._cache)[:, -1]
+        return logits, draw(self._sampler, logits)
+
+
+class CompiledStep:
+    """The step as a graph that is traced once and replayed.
+
+    Weights are those of the trace: it belongs to one reply, in which nobody changes them.
+    The position is an array that each step hands to the next, so no two steps differ.
+    """
+
+    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
+        self._model, self._cache, self._sampler = model, cache, sampler
+        self._forms: list[Form] = []
+        self._replay: Callable[..., list[mx.array]] | None = None
+        self._position = mx.array(0)
+        self._offset = -1
+
+    def __call__(self, tokens: mx.array) -> tuple[mx.array, mx.array] | None:
+        """Builds the step, without computing it; None: these caches cannot take part.
+
+        Shapes: (B,) ints -> (B, vocab) logits, (B,) tokens drawn.
+        """
+        forms = [form for one in self._cache if (form := one.make_room())]
+        if len(forms) < len(self._cache):
+            return None
+        offset = self._cache[0].offset
+        if offset != self._offset:
+            self._position = mx.array(offset)
+        buffers = [buffer for one in self._cache for buffer in (one.keys, one.values)]
+        state = self._sampler.state
+        arrays = (tokens, self._position, *state, *buffers)
+        if self._replay is None or forms != self._forms:
+            self._forms, self._replay = forms, mx.compile(self._trace)
+            with unfused_on_cpu():
+                drawn, logits, position, *rest = self._replay(*arrays)
+        else:
+            drawn, logits, position, *rest = self._replay(*arrays)
+        n = len(state)
+        self._sampler.state = rest[:n]
+        for i, one in enumerate(self._cache):
+            one.advance(rest[n + 2 * i], rest[n + 2 * i + 1])
+        self._position, self._offset = position, offset + 1
+        return logits, drawn
+
+    def _trace(self, tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
+        before = self._sampler.state
+        n = len(before)
+        caches = stand_ins(self._forms, rest[n:], position)
+        try:
+            self._sampler.state = list(rest[:n])
+            logits = self._model(tokens[:, None], cast("Sequence[KVCache]", caches))[:, -1]
+            drawn = draw(self._sampler, logits)
+            state = self._sampler.state
+        finally:
+            self._sampler.state = before
+        buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
+        return [drawn, logits, position + 1, *state, *buffers]
+
+
+def draw(sampler: Sampler, logits: mx.array) -> mx.array:
+    """Tokens, or NAN. Shapes: (B, vocab) -> (B,) int32."""
+    broken = mx.isnan(logits.astype(mx.float32).sum(axis=-1))
+    return mx.where(broken, mx.array(NAN, mx.int32), sampler(logits).astype(mx.int32))

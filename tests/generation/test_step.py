@@ -1,0 +1,134 @@
+"""A step that is traced and replayed draws what the step built anew draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tiny import FAMILIES, random_ids, tiny_config, tiny_model
+
+from mlx_mistral.generation import Sampling, generate_batch, generate_ids
+from mlx_mistral.generation import step as step_module
+from mlx_mistral.generation.step import CompiledStep
+from mlx_mistral.generation.tracing import can_trace
+from mlx_mistral.model import Model, fuse
+
+pytestmark = pytest.mark.skipif(not can_trace(), reason="MLX replays nothing on this machine")
+
+SAMPLED = {"temp": 0.9, "top_k": 20, "top_p": 0.9, "seed": 7}
+
+
+def model_of(family: str, **changes: Any) -> Model:
+    model = tiny_model(tiny_config(**{**FAMILIES[family], **changes}))
+    fuse(model)
+    return model
+
+
+def drawn(model: Model, prompt: list[int], n: int, **sampling: Any) -> tuple[list[int], np.ndarray]:
+    steps = list(
+        generate_ids(
+            model, prompt, cache=model.make_cache(), sampling=Sampling(**sampling), max_tokens=n
+        )
+    )
+    return [one.token for one in steps], np.stack([np.array(one.logits) for one in steps])
+
+
+@pytest.fixture
+def replays(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each compiled step asked for, whether it could be."""
+    told: list[bool] = []
+    original = CompiledStep.__call__
+
+    def call(self: CompiledStep, tokens: mx.array) -> Any:
+        built = original(self, tokens)
+        told.append(built is not None)
+        return built
+
+    monkeypatch.setattr(CompiledStep, "__call__", call)
+    return told
+
+
+def built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "can_trace", lambda: False)
+
+
+@pytest.mark.parametrize("sampling", [{}, SAMPLED, {"repetition_penalty": 1.3}])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_and_logits_are_those_of_the_step_built_anew(
+    family: str, sampling: Any, replays: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompt = model_of(family), random_ids(4)
+    tokens, logits = drawn(model, prompt, 12, **sampling)
+    assert replays == [True] * 11
+    built_anew(monkeypatch)
+    expected, expected_logits = drawn(model, prompt, 12, **sampling)
+    assert len(replays) == 11
+    assert tokens == expected
+    np.testing.assert_allclose(logits, expected_logits, atol=2e-5)
+
+
+@pytest.mark.parametrize("n_prompt", [58, 250])
+@pytest.mark.parametrize("window", [None, 62, 256, 300])
+def test_nothing_changes_where_a_buffer_grows_or_a_ring_fills(
+    n_prompt: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompt = model_of("mistral", sliding_window=window), random_ids(n_prompt)
+    _, logits = drawn(model, prompt, 12)
+    built_anew(monkeypatch)
+    np.testing.assert_allclose(logits, drawn(model, prompt, 12)[1], atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["mistral", "mistral-window", "ministral"])
+def test_a_cache_that_is_trimmed_goes_on(family: str) -> None:
+    model, prompt = model_of(family), random_ids(30)
+    cache = model.make_cache()
+    steps = generate_ids(model, prompt, cache=cache, sampling=Sampling(), max_tokens=20)
+    made = [next(steps).token for _ in range(8)]
+    steps.close()
+    surplus = cache[0].offset - (len(prompt) + 7)
+    for one in cache:
+        one.trim(surplus)
+    rest = generate_ids(model, made[-1:], cache=cache, sampling=Sampling(), max_tokens=12)
+    assert made + [one.token for one in rest] == drawn(model, prompt, 20)[0]
+
+
+def test_texts_of_one_length_are_replayed_together_and_padded_ones_are_not(
+    replays: list[bool],
+) -> None:
+    model = model_of("mixtral-window")
+    for lengths, may in (((9, 9), True), ((9, 4), False)):
+        prompts = [random_ids(n, seed=i) for i, n in enumerate(lengths)]
+        replays.clear()
+        steps = list(generate_batch(model, prompts, sampling=Sampling(), max_tokens=8))
+        assert replays == [may] * 7
+        for row, prompt in enumerate(prompts):
+            assert [one.tokens[row] for one in steps] == drawn(model, prompt, 8)[0]
+
+
+def test_a_router_that_is_listened_to_tells_every_pass(replays: list[bool]) -> None:
+    model, heard = model_of("mixtral"), []
+    model.layers[1].block_sparse_moe.on_route = heard.append
+    drawn(model, random_ids(5), 6)
+    assert len(heard) == 1 + 5
+    assert not replays
+
+
+@pytest.mark.parametrize("window", [None, 4096])
+def test_no_step_copies_the_cache(window: int | None) -> None:
+    """Large buffers are written in place: memory peaks at a fraction of one of them."""
+    model = model_of("mistral", sliding_window=window, head_dim=64)
+    cache = model.make_cache()
+    prompt = random_ids(4110)
+    steps = generate_ids(
+        model, prompt, cache=cache, sampling=Sampling(), max_tokens=12, prefill_step_size=2048
+    )
+    for _ in range(3):
+        next(steps)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for _ in steps:
+        pass
+    assert mx.get_peak_memory() - before < cache[0].nbytes // 4
