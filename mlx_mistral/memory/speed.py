@@ -17,7 +17,7 @@ from mlx_mistral.config import ModelConfig, arithmetic
 
 from .cache import pair_bytes
 from .chips import Chip
-from .weights import held_bytes
+from .traffic import bytes_of_pass, keys_seen
 
 PUBLISHED_SHARE: Mapping[str, float] = {
     "M1": 0.76, "M2": 0.88, "M1 Max": 0.61, "M4 Max": 0.76, "M5 Max": 0.80,
@@ -82,8 +82,7 @@ def decode_speed(
 
 def cache_read(config: ModelConfig, depth: int, activation_bytes: int) -> int:
     """Bytes of keys and values that a token at a depth sees: of each layer its window at most."""
-    seen = (depth if window is None else min(depth, window) for window in config.windows)
-    return sum(pair_bytes(config, n_tokens, activation_bytes) for n_tokens in seen)
+    return pair_bytes(config, keys_seen(config, depth - 1, 1), activation_bytes)
 
 
 def weights_read(
@@ -93,15 +92,7 @@ def weights_read(
 
     Tied embeddings are also the head, which is read whole.
     """
-    total = 0
-    for name, parameter in parameters.items():
-        n_bytes = held_bytes(parameter, activation_bytes)
-        if config.moe and ".switch_mlp." in name:
-            n_bytes = n_bytes * config.moe.num_experts_per_tok // config.moe.num_experts
-        elif ".embed_tokens." in name and not config.tied_embeddings:
-            n_bytes //= config.vocab_size
-        total += n_bytes
-    return total
+    return round(bytes_of_pass(config, parameters, activation_bytes, n_tokens=1))
 
 
 def unquantized_weights_read(config: ModelConfig, activation_bytes: int) -> int:

@@ -11,8 +11,9 @@ import pytest
 from tiny import MOE, tiny_config
 
 from mlx_mistral.bench.cases import Case
-from mlx_mistral.bench.traffic import distinct_experts, keys_seen, work_of
+from mlx_mistral.bench.traffic import work_of
 from mlx_mistral.checkpoint import Headers, read_folder
+from mlx_mistral.memory.traffic import distinct_experts, keys_seen
 from tests.checkpoint.models import hf_weights, write_hf
 
 ATTENTION = 64 * 64 + 2 * 32 * 64 + 64 * 64
