@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlx_mistral.checkpoint.dtype import resolve_dtype
 from mlx_mistral.checkpoint.parameters import FP8, Parameter
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES
@@ -123,7 +124,7 @@ def _measured(
         )
     if room is not None and request.bits is not None:
         raise ConversionError("--fit and --bits both say how large the result is; leave one out")
-    measured = _measurement(checkpoint, request, request.calibration, keep, progress)
+    measured = _measurement(checkpoint, request, request.calibration, dtype, keep, progress)
     shapes = {matrix.path: matrix.shape for matrix in matrices}
     fixed = planned_bytes(
         {n: p for n, p in checkpoint.parameters.items() if n.removesuffix(".weight") not in shapes},
@@ -148,16 +149,19 @@ def _measurement(
     checkpoint: Checkpoint,
     request: Request,
     ids: Sequence[int],
+    dtype: str,
     keep: Path | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Damages:
+    stored = resolve_dtype(dtype)
+
     def now() -> Damages:
-        return measure(checkpoint, ids, bos_id=request.bos_id, progress=progress)
+        return measure(checkpoint, ids, bos_id=request.bos_id, stored=stored, progress=progress)
 
     place = Path(request.damages) if request.damages else keep
     if place is None:
         return now()
-    key = measurement_key(checkpoint, ids, request.bos_id)
+    key = measurement_key(checkpoint, ids, request.bos_id, dtype)
     asked_for = request.damages is not None
     return measured_once(place, key=key, measure=now, must_match=asked_for)
 

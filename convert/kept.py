@@ -63,9 +63,11 @@ def measured_once(
     return measured
 
 
-def measurement_key(checkpoint: Checkpoint, ids: Sequence[int], bos_id: int | None) -> str:
-    """Names the model's files and the text."""
-    about: dict[str, Any] = {"files": file_states(checkpoint), "bos_id": bos_id}
+def measurement_key(
+    checkpoint: Checkpoint, ids: Sequence[int], bos_id: int | None, stored: str
+) -> str:
+    """Names the model's files, the text, and the dtype of the scales that were measured."""
+    about = {"files": file_states(checkpoint), "bos_id": bos_id, "stored": stored}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     digest.update(np.asarray(ids, dtype=np.int64).tobytes())
     return digest.hexdigest()

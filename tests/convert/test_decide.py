@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.convert import Request, convert_checkpoint, decide
 from mlx_mistral.convert.fit import Room
+from mlx_mistral.convert.kept import measurement_key
 from mlx_mistral.convert.measured import Damages
 from mlx_mistral.convert.plan import matrices_of, planned_bytes
 from mlx_mistral.errors import ConversionError, MemoryBudgetError
 from tests.checkpoint.models import hf_weights, write_hf
 
+decide_module = importlib.import_module("mlx_mistral.convert.decide")
 IDS = [5, 9, 23, 41, 7, 66, 2, 31] * 40
 
 
@@ -210,3 +214,24 @@ def test_another_text_is_measured_anew_beside_dest(checkpoint: Checkpoint, tmp_p
     )
     assert not heard
     assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("float16", mx.float16), (None, mx.bfloat16)])
+def test_what_is_measured_has_the_scales_that_will_be_written(
+    checkpoint: Checkpoint, dtype: str | None, stored: mx.Dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[mx.Dtype] = []
+
+    def measure(*_: Any, stored: mx.Dtype, **__: Any) -> Damages:
+        told.append(stored)
+        raise ConversionError("measured enough")
+
+    monkeypatch.setattr(decide_module, "measure", measure)
+    with pytest.raises(ConversionError, match="measured enough"):
+        plan_of(checkpoint, recipe="measured", calibration=IDS, bits=3, dtype=dtype)
+    assert told == [stored]
+
+
+def test_a_measurement_of_other_scales_is_another_one(checkpoint: Checkpoint) -> None:
+    keys = {measurement_key(checkpoint, IDS, None, dtype) for dtype in ("float16", "bfloat16")}
+    assert len(keys) == 2
