@@ -53,7 +53,8 @@ class Attention(Fusable):
         return self.o_proj(join_heads(attend(q, *seen, self._scale, mask)))
 
     def _project(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array, mx.array]:
-        fused = self.fused()
+        # With many tokens the joined output would only be memory.
+        fused = self.fused() if x.shape[-2] == 1 else None
         if fused is None:
             q = self.rope(self._split_heads(self.q_proj(x)), position)
             k = self.rope(self._split_heads(self.k_proj(x)), position)

@@ -26,7 +26,8 @@ class FeedForward(Fusable):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., dim) -> (..., dim)."""
-        fused = self.fused()
+        # With many tokens the joined output would only be memory.
+        fused = self.fused() if x.shape[-2] == 1 else None
         gate, up = fused.split(x) if fused else (self.gate_proj(x), self.up_proj(x))
         out: mx.array = self.down_proj(swiglu(gate, up))
         return out

@@ -50,11 +50,11 @@ class RotaryEmbedding(nn.Module):
     def turns(self, position: mx.array | int, n_new: int, dtype: mx.Dtype) -> Position:
         """What layers that rotate alike can share for n_new tokens.
 
-        On a GPU the kernel that rotates needs the position alone. On the CPU sines and cosines
-        would be computed by every layer for its queries and once more for its keys.
+        On a GPU the kernel that rotates needs the position alone. On the CPU, every layer would
+        compute the sines and cosines of the one token that is decoded.
         Shapes: position () or (B,) of the first token.
         """
-        if mx.default_device() != mx.cpu:
+        if n_new > 1 or mx.default_device() != mx.cpu:
             return position
         places = mx.arange(n_new, dtype=mx.float32) + mx.expand_dims(mx.array(position), -1)
         if places.ndim == 2:
