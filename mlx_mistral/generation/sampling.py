@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 from collections.abc import Sequence
@@ -61,13 +62,14 @@ class Sampling:
 class Sampler:
     """Draws tokens for B texts, without waiting for the device.
 
+    Each text has a random stream of its own, so its draws do not depend on what else is drawn.
     Temperature comes before the cuts, as in mistral-inference and transformers.
     """
 
     def __init__(self, sampling: Sampling, vocab_size: int, texts: Sequence[Sequence[int]]) -> None:
         self._sampling = sampling
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-        self._key = mx.random.key(seed)
+        self._keys = _keys([stream_seed(seed, row) for row in range(len(texts))])  # (B, 2)
         self._seen: mx.array | None = None
         if sampling.repetition_penalty not in (None, 1.0):
             seen = mx.zeros((len(texts), vocab_size), dtype=mx.bool_)
@@ -78,13 +80,13 @@ class Sampler:
     @property
     def state(self) -> list[mx.array]:
         """The arrays that a draw changes; a step that is traced hands them on."""
-        key = [self._key] if self._sampling.temp else []
-        return key if self._seen is None else [*key, self._seen]
+        keys = [self._keys] if self._sampling.temp else []
+        return keys if self._seen is None else [*keys, self._seen]
 
     @state.setter
     def state(self, arrays: list[mx.array]) -> None:
         if self._sampling.temp:
-            self._key = arrays[0]
+            self._keys = arrays[0]
         if self._seen is not None:
             self._seen = arrays[-1]
 
@@ -108,16 +110,42 @@ class Sampler:
         s = self._sampling
         if s.temp == 0:
             return mx.argmax(logits, axis=-1)
-        self._key, key = mx.random.split(self._key)
         logits = logits.astype(mx.float32) / s.temp
+        noise = self._noise(logits.shape[-1])
         if not s.top_k and s.top_p == 1.0 and not s.min_p:
-            return mx.random.categorical(logits, key=key)
+            return mx.argmax(logits + noise, axis=-1)
         order = mx.argsort(-logits, axis=-1)
         logits = keep_likeliest(
             mx.take_along_axis(logits, order, axis=-1), s.top_k, s.top_p, s.min_p
         )
-        rank = mx.random.categorical(logits, key=key)
+        rank = mx.argmax(logits + noise, axis=-1)
         return mx.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
+
+    def _noise(self, n: int) -> mx.array:
+        """Gumbel noise, each row from its own stream: the largest sum is a draw. -> (B, n)."""
+        if self._keys.shape[0] == 1:
+            rest, key = mx.random.split(self._keys[0])
+            self._keys = rest[None]
+            return mx.random.gumbel((1, n), key=key)
+        pairs = mx.vmap(mx.random.split)(self._keys)  # (B, 2, 2)
+        self._keys = pairs[:, 0]
+        noise: mx.array = mx.vmap(lambda key: mx.random.gumbel((n,), key=key))(pairs[:, 1])
+        return noise
+
+
+def stream_seed(seed: int, index: int) -> int:
+    """The seed of the text of this index among those drawn with one seed.
+
+    That of the first is the seed itself, and none depends on how many there are.
+    """
+    if index == 0:
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed} {index}".encode(), digest_size=8).digest())
+
+
+def _keys(seeds: Sequence[int]) -> mx.array:
+    """As `mx.random.key` makes them. Shapes: -> (B, 2) uint32."""
+    return mx.array([[seed >> 32, seed & 0xFFFFFFFF] for seed in seeds], dtype=mx.uint32)
 
 
 def keep_likeliest(logits: mx.array, top_k: int, top_p: float, min_p: float) -> mx.array:

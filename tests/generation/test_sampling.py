@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_mistral.errors import MlxMistralError
 from mlx_mistral.generation import Sampler, Sampling
-from mlx_mistral.generation.sampling import keep_likeliest
+from mlx_mistral.generation.sampling import keep_likeliest, stream_seed
 
 
 def draw(logits: list[float], n: int, **options: float) -> np.ndarray:
@@ -122,3 +122,19 @@ def test_the_penalty_lowers_negative_logits_too() -> None:
 def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(MlxMistralError, match="expected"):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.8, "repetition_penalty": 1.4}])
+def test_a_text_is_drawn_the_same_whatever_else_is_drawn(options: dict[str, float]) -> None:
+    logits = mx.array(np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32))
+    together = Sampler(Sampling(temp=1.0, seed=9, **options), 40, [[1]] * 5)  # type: ignore[arg-type]
+    drawn = [together(logits).tolist() for _ in range(6)]
+    for row in range(5):
+        seed = stream_seed(9, row)
+        alone = Sampler(Sampling(temp=1.0, seed=seed, **options), 40, [[1]])  # type: ignore[arg-type]
+        assert [alone(logits[row : row + 1]).item() for _ in range(6)] == [d[row] for d in drawn]
+
+
+def test_streams_of_one_seed_begin_with_the_seed_itself_and_differ() -> None:
+    assert stream_seed(7, 0) == 7
+    assert len({stream_seed(seed, index) for seed in range(20) for index in range(20)}) == 400
