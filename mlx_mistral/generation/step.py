@@ -28,7 +28,6 @@ class NextToken:
 
     def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
-        self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
         traced = model.is_traceable and can_trace()
         self._compiled = CompiledStep(model, cache, sampler) if traced else None
 
@@ -42,9 +41,7 @@ class NextToken:
 
         Shapes: (B,) ints -> (B, vocab) logits, (B,) tokens drawn from them, or NAN.
         """
-        # What listens to a router is told of every pass; a trace would tell it once.
-        listens = any(router.on_route is not None for router in self._routers)
-        if self._compiled and not listens and (built := self._compiled(tokens)):
+        if self._compiled and (built := self._compiled(tokens)):
             return built
         logits = self._model(tokens[:, None], self._cache)[:, -1]
         return logits, draw(self._sampler, logits)
@@ -59,6 +56,8 @@ class CompiledStep:
 
     def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
+        self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
+        self._listened: list[bool] = []
         self._forms: list[Form] = []
         self._replay: Callable[..., list[mx.array]] | None = None
         self._position = mx.array(0)
@@ -78,8 +77,10 @@ class CompiledStep:
         buffers = [buffer for one in self._cache for buffer in (one.keys, one.values)]
         state = self._sampler.state
         arrays = (tokens, self._position, *state, *buffers)
-        if self._replay is None or forms != self._forms:
-            self._forms, self._replay = forms, mx.compile(self._trace)
+        listened = [router.on_route is not None for router in self._routers]
+        if self._replay is None or forms != self._forms or listened != self._listened:
+            self._forms, self._listened = forms, listened
+            self._replay = mx.compile(self._trace)
             with unfused_on_cpu():
                 drawn, logits, position, *rest = self._replay(*arrays)
         else:
@@ -88,6 +89,9 @@ class CompiledStep:
         self._sampler.state = rest[:n]
         for i, one in enumerate(self._cache):
             one.advance(rest[n + 2 * i], rest[n + 2 * i + 1])
+        listeners = [router.on_route for router in self._routers if router.on_route is not None]
+        for listener, chosen in zip(listeners, rest[n + 2 * len(self._cache) :], strict=True):
+            listener(chosen)
         self._position, self._offset = position, offset + 1
         return logits, drawn
 
@@ -95,15 +99,23 @@ class CompiledStep:
         before = self._sampler.state
         n = len(before)
         caches = stand_ins(self._forms, rest[n:], position)
+        listening = [router for router in self._routers if router.on_route is not None]
+        listeners = [router.on_route for router in listening]
+        chosen: list[mx.array] = []
         try:
+            # Whoever listens to a router is told of every pass; a trace runs once.
+            for router in listening:
+                router.on_route = chosen.append
             self._sampler.state = list(rest[:n])
             logits = self._model(tokens[:, None], cast("Sequence[KVCache]", caches))[:, -1]
             drawn = draw(self._sampler, logits)
             state = self._sampler.state
         finally:
             self._sampler.state = before
+            for router, listener in zip(listening, listeners, strict=True):
+                router.on_route = listener
         buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
-        return [drawn, logits, position + 1, *state, *buffers]
+        return [drawn, logits, position + 1, *state, *buffers, *chosen]
 
 
 def draw(sampler: Sampler, logits: mx.array) -> mx.array:

@@ -107,12 +107,36 @@ def test_texts_of_one_length_are_replayed_together_and_padded_ones_are_not(
             assert [one.tokens[row] for one in steps] == drawn(model, prompt, 8)[0]
 
 
-def test_a_router_that_is_listened_to_tells_every_pass(replays: list[bool]) -> None:
+def test_a_router_that_is_listened_to_tells_every_pass(
+    replays: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, heard = model_of("mixtral"), []
-    model.layers[1].block_sparse_moe.on_route = heard.append
+    listener = heard.append
+    model.layers[1].block_sparse_moe.on_route = listener
     drawn(model, random_ids(5), 6)
-    assert len(heard) == 1 + 5
-    assert not replays
+    assert replays == [True] * 5
+    assert model.layers[1].block_sparse_moe.on_route is listener
+    replayed = [one.tolist() for one in heard]
+    heard.clear()
+    built_anew(monkeypatch)
+    drawn(model, random_ids(5), 6)
+    assert replayed == [one.tolist() for one in heard]
+    assert len(replayed) == 1 + 5
+
+
+def test_a_router_may_be_listened_to_for_a_while(replays: list[bool]) -> None:
+    model, heard = model_of("mixtral"), []
+    router = model.layers[0].block_sparse_moe
+    steps = generate_ids(
+        model, random_ids(5), cache=model.make_cache(), sampling=Sampling(), max_tokens=9
+    )
+    made = []
+    for listener in (None, heard.append, None):
+        router.on_route = listener
+        made += [next(steps).token for _ in range(3)]
+    assert made == drawn(model, random_ids(5), 9)[0]
+    assert len(heard) == 3
+    assert all(replays)
 
 
 @pytest.mark.parametrize("window", [None, 4096])
