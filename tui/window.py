@@ -17,7 +17,7 @@ from textual.widgets import Footer
 
 from mlx_mistral.errors import MlxMistralError
 from mlx_mistral.live.commands import Watch
-from mlx_mistral.live.events import Event, Piece
+from mlx_mistral.live.events import Piece
 from mlx_mistral.sessions.preferences import (
     Preferences,
     default_path,
@@ -107,16 +107,17 @@ class ChatWindow(ChatApp):
 
     def _show(self, events: Batch) -> None:
         for event in events:
-            self._status.show(event)
-            self._machine.show(event)
-            self._remember(event)
+            if isinstance(event, Piece):
+                if self._watch.probabilities:
+                    self._remember(event)
+            else:
+                self._status.show(event)
+                self._machine.show(event)
 
-    def _remember(self, event: Event) -> None:
-        if not isinstance(event, Piece) or not self._watch.probabilities:
-            return
-        if self._pieces and self._pieces[0].id != event.id:
+    def _remember(self, piece: Piece) -> None:
+        if self._pieces and self._pieces[0].id != piece.id:
             self._pieces.clear()
-        self._pieces.append(event)
+        self._pieces.append(piece)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         yield from super().get_system_commands(screen)

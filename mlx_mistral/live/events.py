@@ -85,8 +85,6 @@ class Piece:
     """Of this token, before temperature and top-p; None unless watched, as are the alternatives."""
     alternatives: tuple[Alternative, ...] = ()
     """The likeliest tokens, the likeliest first; this one is among them if it is one of them."""
-    experts: tuple[tuple[int, ...], ...] = ()
-    """For each layer the experts of the pass that this token comes from; empty unless watched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +106,19 @@ class Progress:
     """What MLX holds now."""
     memory_limit_bytes: int
     """What this machine gives a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """Which experts worked on the tokens since the last of these, where that is watched.
+
+    Comes before `Progress` and `Finished`, so that a token costs nothing but its count.
+    """
+
+    id: int
+    tokens: int
+    counts: tuple[tuple[int, ...], ...]
+    """For each layer, how often each of its experts was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,5 +155,15 @@ class Noted:
 
 
 Event = (
-    Loading | Loaded | LoadFailed | Reading | Piece | Progress | Finished | Failed | Counted | Noted
+    Loading
+    | Loaded
+    | LoadFailed
+    | Reading
+    | Piece
+    | Progress
+    | Routed
+    | Finished
+    | Failed
+    | Counted
+    | Noted
 )

@@ -135,6 +135,7 @@ class ReplyMaker:
             self._watcher.listen(False)
             cache.settle()
             cache.keep_place()
+            self._tell_experts()
 
     def _check_length(self, n_tokens: int, cache: PrefixCache) -> None:
         """Before the cache forgets anything. Raises: MlxMistralError, ContextError."""
@@ -164,5 +165,10 @@ class ReplyMaker:
     def _pause(self) -> None:
         """Between two passes. Raises: Stopped."""
         if self._figures.is_due():
+            self._tell_experts()
             self._tell(self._figures.progress())
         self._check()
+
+    def _tell_experts(self) -> None:
+        if (routed := self._watcher.routed(self._command.id)) is not None:
+            self._tell(routed)

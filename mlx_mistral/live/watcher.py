@@ -12,7 +12,7 @@ from mlx_mistral.generation import Seen
 from mlx_mistral.model import Model
 
 from .commands import Watch
-from .events import Alternative
+from .events import Alternative, Routed
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -32,6 +32,9 @@ class Watcher:
         self._moe: list[Any] = moe
         self._chosen: deque[mx.array] = deque(maxlen=len(moe))
         self._listens = False
+        self._n_experts = model.config.moe.num_experts if model.config.moe else 0
+        self._routed: list[mx.array] = []
+        """Of the tokens since they were last told, (L, k) each."""
         self._text = lru_cache(maxsize=4096)(lambda token: _text_of(tokenizer, token))
 
     def __call__(self, logits: mx.array, tokens: mx.array) -> Seen:
@@ -54,11 +57,10 @@ class Watcher:
                 moe.on_route = self._chosen.append if wanted else None
 
     def read(self, seen: Seen) -> dict[str, Any]:
-        """The fields of a `Piece` that computed arrays fill."""
+        """The fields of a `Piece` that computed arrays fill; experts are put by for `routed`."""
         fields: dict[str, Any] = {}
         if "experts" in seen:
-            rows: Any = seen["experts"].tolist()
-            fields["experts"] = tuple(tuple(sorted(row)) for row in rows)
+            self._routed.append(seen["experts"])
         if "ids" in seen:
             ids: Any = seen["ids"].tolist()
             probabilities: Any = seen["probabilities"].tolist()
@@ -69,6 +71,22 @@ class Watcher:
                 for probability, token in ranked
             )
         return fields
+
+    def routed(self, id: int) -> Routed | None:
+        """The experts of all tokens since this was last asked; None: nothing was watched.
+
+        They are counted where they are, so that a token costs nothing but its array.
+        """
+        if not self._routed:
+            return None
+        counts: Any = chosen_counts(mx.stack(self._routed), self._n_experts).tolist()
+        n, self._routed = len(self._routed), []
+        return Routed(id=id, tokens=n, counts=tuple(map(tuple, counts)))
+
+
+def chosen_counts(chosen: mx.array, n_experts: int) -> mx.array:
+    """How often each layer chose each expert. Shapes: (T, L, k) -> (L, E)."""
+    return (chosen[..., None] == mx.arange(n_experts)).sum(axis=(0, 2))
 
 
 def likeliest(logits: mx.array, token: mx.array) -> dict[str, mx.array]:

@@ -25,6 +25,7 @@ from mlx_mistral.live.events import (
     Loading,
     Piece,
     Reading,
+    Routed,
 )
 from mlx_mistral.live.protocol import Engine
 from mlx_mistral.loading import load
@@ -186,19 +187,20 @@ def test_watching_begins_in_mid_reply(demo: Desk) -> None:
     def on_piece(event: Event) -> None:
         if isinstance(event, Piece):
             demo.engine.submit(Watch(probabilities=True, experts=True))
-            if event.experts and event.alternatives:
-                demo.engine.stop(51)
+        elif isinstance(event, Routed):
+            demo.engine.stop(51)
 
     demo.on_event = on_piece
     told = demo.do(endless(51))
     demo.on_event = lambda event: None
     demo.engine.submit(Watch())
-    assert of(Piece, told)[0].experts == ()
-    shown = of(Piece, told)[-1]
-    assert len(shown.experts) == 6
-    assert all(len(layer) == 2 and set(layer) <= set(range(8)) for layer in shown.experts)
-    assert len(shown.alternatives) == 8
-    assert shown.probability is not None
+    assert of(Piece, told)[0].alternatives == ()
+    assert len(of(Piece, told)[-1].alternatives) == 8
+    for one in of(Routed, told):
+        assert [len(layer) for layer in one.counts] == [8] * 6
+        assert [sum(layer) for layer in one.counts] == [2 * one.tokens] * 6
+    assert 0 < sum(one.tokens for one in of(Routed, told)) < len(of(Piece, told))
+    assert of(Piece, told)[-1].probability is not None
 
 
 def test_without_a_model_replies_and_counts_fail_in_one_line(desk: Desk) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_mistral.live.commands import Watch
-from mlx_mistral.live.events import Event, Piece
+from mlx_mistral.live.events import Event, Piece, Routed
+from mlx_mistral.live.figures import EVERY_SECONDS
 from mlx_mistral.live.watcher import likeliest
 from mlx_mistral.model import Model
 from mlx_mistral.model.experts import SparseMoE
@@ -17,8 +21,15 @@ BOTH = Watch(probabilities=True, experts=True)
 MESSAGE = user("A message longer than any window here")
 
 
-def replied(model: Model, watch: Watch | None, **settings: object) -> list[Event]:
-    return make(live(model), asked(MESSAGE, max_tokens=12, settings=settings), watch=watch)
+def replied(
+    model: Model,
+    watch: Watch | None,
+    *,
+    now: Callable[[], float] = lambda: 0.0,
+    **settings: object,
+) -> list[Event]:
+    command = asked(MESSAGE, max_tokens=12, settings=settings)
+    return make(live(model), command, watch=watch, now=now)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -29,7 +40,9 @@ def test_watching_changes_no_token(kind: str, temperature: float) -> None:
     assert [(p.token, p.text) for p in of(Piece, off)] == [(p.token, p.text) for p in of(Piece, on)]
     assert text_of(off)
     for piece in of(Piece, off):
-        assert (piece.probability, piece.alternatives, piece.experts) == (None, (), ())
+        assert (piece.probability, piece.alternatives) == (None, ())
+    assert not of(Routed, off)
+    assert bool(of(Routed, on)) == (model.config.moe is not None)
 
 
 def test_probabilities_are_the_softmax_of_a_fresh_read() -> None:
@@ -46,7 +59,6 @@ def test_probabilities_are_the_softmax_of_a_fresh_read() -> None:
         found = [one.probability for one in piece.alternatives]
         assert found == pytest.approx(list(shares[best]), rel=1e-3)
         assert [one.text for one in piece.alternatives] == [f"<{token}>" for token in best]
-        assert piece.experts == ()
 
 
 def test_a_vocabulary_of_fewer_tokens_than_alternatives_is_told_whole() -> None:
@@ -58,7 +70,8 @@ def test_experts_are_those_that_the_routers_chose_for_the_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny("windowed")
-    pieces = of(Piece, replied(model, Watch(experts=True)))
+    told = replied(model, Watch(experts=True), now=count(step=EVERY_SECONDS / 2.5).__next__)
+    pieces, routed = of(Piece, told), of(Routed, told)
     chosen: list[np.ndarray] = []
     plain = SparseMoE.route
 
@@ -70,16 +83,24 @@ def test_experts_are_those_that_the_routers_chose_for_the_pass(
     monkeypatch.setattr(SparseMoE, "route", noting)
     prompt = ids_of([MESSAGE])
     model(mx.array([[*prompt, *(piece.token for piece in pieces)]]))
-    by_layer = np.stack(chosen)  # (L, T, k)
-    for place, piece in enumerate(pieces, start=len(prompt) - 1):
-        assert [list(row) for row in piece.experts] == by_layer[:, place].tolist()
-        assert piece.probability is None
+    by_layer = np.stack(chosen)[:, len(prompt) - 1 : -1]  # (L, T, k)
+    n_experts = model.layers[0].block_sparse_moe.switch_mlp._num_experts
+    place = 0
+    for one in routed:
+        layers = by_layer[:, place : place + one.tokens].reshape(len(by_layer), -1)
+        expected = [np.bincount(layer, minlength=n_experts).tolist() for layer in layers]
+        assert [list(layer) for layer in one.counts] == expected
+        place += one.tokens
+    assert place == len(pieces)
+    assert len(routed) > 2
+    assert all(piece.probability is None for piece in pieces)
 
 
 def test_a_model_without_experts_tells_of_none() -> None:
-    pieces = of(Piece, replied(tiny("full"), BOTH))
+    told = replied(tiny("full"), BOTH)
+    pieces = of(Piece, told)
     assert pieces
-    assert all(piece.experts == () for piece in pieces)
+    assert not of(Routed, told)
     assert all(piece.probability is not None for piece in pieces)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlx_mistral.live.events import Alternative, ModelFacts, Piece, Progress
+from mlx_mistral.live.events import Alternative, ModelFacts, Piece, Progress, Routed
 
 
 def facts(**changes: Any) -> ModelFacts:
@@ -50,3 +50,10 @@ def piece(token: int, text: str, probability: float | None = None, **changes: An
         )
     values: dict[str, Any] = {"id": 1, "probability": probability, "alternatives": others}
     return Piece(token=token, text=text, **(values | changes))
+
+
+def routed(tokens: int = 1, id: int = 1) -> Routed:
+    """Tokens that were worked on by experts 0 to 2 and 3 of four layers' eight."""
+    layers = ((0, 3), (1, 3), (2, 3), (3, 4))
+    counts = tuple(tuple(tokens * (e in layer) for e in range(8)) for layer in layers)
+    return Routed(id=id, tokens=tokens, counts=counts)

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from panel_facts import facts, piece, progress
+from panel_facts import facts, progress, routed
 from textual.app import App, ComposeResult
 
 from mlx_mistral.live.events import Loaded
@@ -130,10 +130,10 @@ def test_speeds_between_averages_are_those_of_the_tokens_between() -> None:
 
 def test_experts_are_counted_and_nonsense_is_left_out() -> None:
     counts = ExpertCounts(2, 3)
-    counts.add(((0, 2), (1, 1)))
-    counts.add(((0, 7), (-1,), (2,)))
-    counts.add(())
-    assert counts.tokens == 2
+    counts.add(1, ((1, 0, 1), (0, 2, 0)))
+    counts.add(2, ((1, 0, 0, 7), (0,), (2,)))
+    counts.add(0, ())
+    assert counts.tokens == 3
     assert counts.rows() == [[2, 0], [0, 2], [1, 0]]
 
 
@@ -170,7 +170,6 @@ class Screen(App[None]):
 
 
 MIXTURE = Loaded(facts=facts(n_experts=8, experts_per_token=2, windows=(None,) * 4), seconds=1.0)
-CHOSEN = ((0, 3), (1, 3), (2, 3), (3, 4))
 
 
 def text_of(app: App[None], widget: type[Speed] | type[CacheRing] | type[ExpertMap]) -> str:
@@ -194,20 +193,20 @@ async def test_a_hidden_panel_draws_and_counts_nothing(monkeypatch: pytest.Monke
         panel = app.query_one(MachinePanel)
         panel.show(MIXTURE)
         for n in range(50):
-            panel.show(piece(n, "x", experts=CHOSEN))
+            panel.show(routed())
             panel.show(progress(reply_tokens=n + 1))
         await pilot.pause()
         assert calls == []
         panel.toggle()
         await pilot.pause()
-        panel.show(piece(50, "x", experts=CHOSEN))
+        panel.show(routed())
         panel.show(progress(reply_tokens=60))
         await pilot.pause()
         assert set(calls) == {"cache_lines", "braille_bars", "heat_map", "speeds", "ExpertCounts"}
         panel.toggle()
         await pilot.pause()
         calls.clear()
-        panel.show(piece(51, "x", experts=CHOSEN))
+        panel.show(routed())
         panel.show(progress(reply_tokens=61))
         await pilot.pause()
         assert calls == []
@@ -221,7 +220,7 @@ async def test_an_open_panel_shows_speed_cache_and_experts(size: tuple[int, int]
         panel.toggle()
         panel.show(MIXTURE)
         for n in range(4):
-            panel.show(piece(n, "x", experts=CHOSEN))
+            panel.show(routed())
             panel.show(progress(reply_tokens=10 * (n + 1), decode_tps=20.0))
         await pilot.pause()
         await pilot.pause()
@@ -247,8 +246,8 @@ async def test_counts_begin_anew_with_a_reply_and_a_dense_model_has_no_map() -> 
         panel = app.query_one(MachinePanel)
         panel.toggle()
         panel.show(MIXTURE)
-        panel.show(piece(1, "x", experts=CHOSEN))
-        panel.show(piece(1, "x", experts=CHOSEN, id=2))
+        panel.show(routed())
+        panel.show(routed(id=2))
         panel.show(progress(id=2))
         await pilot.pause()
         assert "layers →, 1 token\n" in text_of(app, ExpertMap)
@@ -266,7 +265,7 @@ async def test_the_panel_says_the_same_without_colour(monkeypatch: pytest.Monkey
         panel = app.query_one(MachinePanel)
         panel.toggle()
         panel.show(MIXTURE)
-        panel.show(piece(1, "x", experts=CHOSEN))
+        panel.show(routed())
         panel.show(progress())
         await pilot.pause()
         await pilot.pause()

@@ -16,7 +16,7 @@ from panel_waiting import until
 from pictures import picture
 from scripted import ScriptedEngine, loaded, pieces, progress
 
-from mlx_mistral.live.events import Alternative, Piece, Reading
+from mlx_mistral.live.events import Alternative, Piece, Reading, Routed
 from mlx_mistral.sessions.store import Store
 from mlx_mistral.tui.pickers.model_rows import ModelRow, Report
 from mlx_mistral.tui.pickers.models import ModelPicker
@@ -92,11 +92,17 @@ async def begin(w: Window, text: str, reply: Sequence[str]) -> int:
 def watched(id: int, token: int, text: str, probability: float) -> Piece:
     own = Alternative(token=token, text=text, probability=probability)
     other = Alternative(token=token + 100, text=" else", probability=(1 - probability) / 2)
-    experts = tuple(((token + layer) % 8, (token * layer + 3) % 8) for layer in range(8))
-    return Piece(
-        id=id, token=token, text=text, probability=probability,
-        alternatives=(own, other), experts=experts,
-    )  # fmt: skip
+    return Piece(id=id, token=token, text=text, probability=probability, alternatives=(own, other))
+
+
+def worked(id: int, tokens: int) -> Routed:
+    """Experts that were chosen for so many tokens."""
+    counts = [[0] * 8 for _ in range(8)]
+    for token in range(1, tokens + 1):
+        for layer, row in enumerate(counts):
+            row[(token + layer) % 8] += 1
+            row[(token * layer + 3) % 8] += 1
+    return Routed(id=id, tokens=tokens, counts=tuple(map(tuple, counts)))
 
 
 async def test_a_conversation() -> None:
@@ -138,6 +144,8 @@ async def test_the_machine_at_work() -> None:
         for n in range(1, 30):
             text = f" {n}"
             w.engine.tell(watched(id, n, text, 0.9))
+            if n == 29:
+                w.engine.tell(worked(id, n))
             w.engine.tell(progress(id, reply_tokens=n, decode_tps=100.0, cache_tokens=30 + n))
         await w.until(lambda: " 29" in w.text)
         await picture(w, "machine")

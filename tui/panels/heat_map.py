@@ -17,15 +17,12 @@ class ExpertCounts:
         self.tokens = 0
         self._counts = [[0] * n_experts for _ in range(n_layers)]
 
-    def add(self, experts: Sequence[Sequence[int]]) -> None:
-        """Counts one token. What lies outside of the model's layers and experts is left out."""
-        if not experts:
-            return
-        self.tokens += 1
-        for row, chosen in zip(self._counts, experts, strict=False):
-            for expert in chosen:
-                if 0 <= expert < self.n_experts:
-                    row[expert] += 1
+    def add(self, tokens: int, counts: Sequence[Sequence[int]]) -> None:
+        """Adds up tokens. What lies outside of the model's layers and experts is left out."""
+        self.tokens += tokens
+        for row, more in zip(self._counts, counts, strict=False):
+            for expert, n in enumerate(more[: self.n_experts]):
+                row[expert] += n
 
     def of(self, layer: int, expert: int) -> int:
         return self._counts[layer][expert]

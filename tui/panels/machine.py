@@ -14,7 +14,15 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from mlx_mistral.live.events import Event, Finished, Loaded, LoadFailed, ModelFacts, Piece, Progress
+from mlx_mistral.live.events import (
+    Event,
+    Finished,
+    Loaded,
+    LoadFailed,
+    ModelFacts,
+    Progress,
+    Routed,
+)
 
 from .chart import braille_bars
 from .figures import bytes_text, percent_text, rate_text
@@ -180,8 +188,8 @@ class MachinePanel(Vertical):
     def show(self, event: Event) -> None:
         """Takes note of any event of the engine."""
         match event:
-            case Piece():
-                if self.opened and event.experts:
+            case Routed():
+                if self.opened:
                     self._count(event)
             case Progress():
                 self._progress = event
@@ -216,13 +224,13 @@ class MachinePanel(Vertical):
         if self.opened:
             self._tell()
 
-    def _count(self, piece: Piece) -> None:
+    def _count(self, routed: Routed) -> None:
         if self._facts is None:
             return
-        if self._counts is None or self._reply != piece.id:
+        if self._counts is None or self._reply != routed.id:
             self._counts = ExpertCounts(self._facts.n_layers, self._facts.n_experts)
-            self._reply = piece.id
-        self._counts.add(piece.experts)
+            self._reply = routed.id
+        self._counts.add(routed.tokens, routed.counts)
 
     def _draw_progress(self) -> None:
         if not (self.opened and self.is_mounted):
