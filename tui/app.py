@@ -9,6 +9,8 @@ from typing import ClassVar, TypeVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
+from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 from textual.screen import Screen
 from textual.signal import Signal
@@ -29,6 +31,7 @@ from .chat.screen import ChatScreen
 from .chat.settings import after, changed_line, kept, preferred, to_keep
 from .commands.parse import Command
 from .commands.table import help_lines
+from .driver import TerminalDriver
 from .store_thread import StoreThread
 
 Result = TypeVar("Result")
@@ -116,6 +119,10 @@ class ChatApp(App[None]):
         if session.model and session.model != self.chat.model:
             line = f"this conversation was with {session.model}; /model {session.model} loads it"
             await self.chat.say("notice", line)
+
+    def get_driver_class(self) -> type[Driver]:
+        chosen = super().get_driver_class()
+        return TerminalDriver if chosen is LinuxDriver else chosen
 
     def on_mount(self) -> None:
         self._bridge.open()

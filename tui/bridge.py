@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Callable
 from threading import Lock
 
-from mlx_mistral.live.events import Event
+from mlx_mistral.live.events import Event, Failed, Finished, Loaded, LoadFailed
 
 FRAME_SECONDS = 1 / 30
+LAST = (Finished, Failed, Loaded, LoadFailed)
+"""What someone may have asked for by a key: it waits for no frame."""
 Batch = tuple[Event, ...]
 
 
@@ -16,7 +18,7 @@ class Bridge:
     """An engine's listener. Events are collected and handed over at most once a frame.
 
     Neither side waits for the other: the model's thread appends to a list, the loop takes the
-    list as it is when a frame begins.
+    list as it is when a frame begins, or at once when something has ended.
     """
 
     def __init__(self, deliver: Callable[[Batch], None], frame_seconds: float = FRAME_SECONDS):
@@ -24,7 +26,8 @@ class Bridge:
         self._frame_seconds = frame_seconds
         self._pending: list[Event] = []
         self._lock = Lock()
-        self._awake = False
+        self._awake = self._hurries = False
+        self._next: asyncio.TimerHandle | None = None
         self._last = float("-inf")
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -45,26 +48,30 @@ class Bridge:
             if loop is None:
                 return
             self._pending.append(event)
-            if self._awake:
+            hurries = isinstance(event, LAST)
+            if self._awake and (self._hurries or not hurries):
                 return
-            self._awake = True
+            self._awake, self._hurries = True, hurries
             try:
-                loop.call_soon_threadsafe(self._wake)
+                loop.call_soon_threadsafe(self._wake, hurries)
             except RuntimeError:  # the loop has ended: nobody looks any more
                 self._loop = None
 
-    def _wake(self) -> None:
+    def _wake(self, hurries: bool) -> None:
         loop = asyncio.get_running_loop()
-        wait = self._last + self._frame_seconds - loop.time()
+        wait = 0.0 if hurries else self._last + self._frame_seconds - loop.time()
         if wait > 0:
-            loop.call_later(wait, self._hand_over)
+            self._next = loop.call_later(wait, self._hand_over)
         else:
             self._hand_over()
 
     def _hand_over(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         self._last = asyncio.get_running_loop().time()
         with self._lock:
             batch, self._pending = tuple(self._pending), []
-            self._awake = False
+            self._awake = self._hurries = False
         if batch:
             self._deliver(batch)
