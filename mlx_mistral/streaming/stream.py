@@ -105,8 +105,10 @@ class ExpertStream:
                 return False
             slot.key = key
             self._slots[key] = slot
+            # Not a method: a reader that held the stream might be the one to end the readers.
+            context = self._library, slot, self.stats, self._counting
             slot.jobs = [
-                self._pool.submit(self._read, slot, batch) for batch in self._library.batches(key)
+                self._pool.submit(_read, *context, batch) for batch in self._library.batches(key)
             ]
             self.stats.read_ahead += guessed is not None
         if guessed is None:
@@ -176,17 +178,22 @@ class ExpertStream:
         slot.pinned = False
         self._spares.append(slot)
 
-    def _read(self, slot: Slot, batch: Batch) -> None:
-        n_bytes = self._library.fill(slot, batch)
-        with self._counting:
-            self.stats.bytes_read += n_bytes
+
+def _read(
+    library: ExpertLibrary,
+    slot: Slot,
+    stats: StreamingStats,
+    counting: threading.Lock,
+    batch: Batch,
+) -> None:
+    n_bytes = library.fill(slot, batch)
+    with counting:
+        stats.bytes_read += n_bytes
 
 
 def _idle(slot: Slot) -> bool:
     """Waits until nobody writes or reads a slot; False: as `Slot.settle`."""
-    for job in slot.jobs:
-        job.cancel()
-    wait(slot.jobs)
+    wait([job for job in slot.jobs if not job.cancel()])
     slot.jobs = []
     return slot.settle()
 
