@@ -6,8 +6,9 @@ import hashlib
 import math
 import secrets
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import mlx.core as mx
 
@@ -59,6 +60,16 @@ class Sampling:
                 raise MlxMistralError(f"{name} is {value}; {range_} is expected")
 
 
+class Draws(Protocol):
+    """What draws a token for each of B texts, as `Sampler` does."""
+
+    @property
+    def state(self) -> list[mx.array]: ...
+    @state.setter
+    def state(self, arrays: list[mx.array]) -> None: ...
+    def __call__(self, logits: mx.array) -> mx.array: ...
+
+
 class Sampler:
     """Draws tokens for B texts, without waiting for the device.
 
@@ -76,6 +87,21 @@ class Sampler:
             for row, text in enumerate(texts):
                 seen[row, mx.array(list(text))] = True
             self._seen = seen
+
+    @classmethod
+    def gather(cls, rows: Sequence[tuple[Sampler, int]]) -> Sampler:
+        """Goes on for rows of samplers that draw alike, whatever their seeds."""
+        first = rows[0][0]
+        gathered = copy(first)
+        gathered._keys = mx.stack([one._keys[row] for one, row in rows])
+        if first._seen is not None:
+            seen = [one._seen[row] for one, row in rows if one._seen is not None]
+            gathered._seen = mx.stack(seen)
+        return gathered
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._sampling
 
     @property
     def state(self) -> list[mx.array]:

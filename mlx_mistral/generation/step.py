@@ -11,7 +11,7 @@ from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.fixed import Form, stand_ins
 from mlx_mistral.model import Model
 
-from .sampling import Sampler
+from .sampling import Draws
 from .tracing import can_trace, unfused_on_cpu
 
 NAN = -1
@@ -26,7 +26,7 @@ the buffers cannot write in place, and copies them; larger ones wait until they 
 class NextToken:
     """One step of decoding: compiled where caches and model allow it, else as it comes."""
 
-    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
+    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Draws) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
         traced = model.is_traceable and can_trace()
         self._compiled = CompiledStep(model, cache, sampler) if traced else None
@@ -54,7 +54,7 @@ class CompiledStep:
     The position is an array that each step hands to the next, so no two steps differ.
     """
 
-    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
+    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Draws) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
         self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
         self._listened: list[bool] = []
@@ -118,7 +118,7 @@ class CompiledStep:
         return [drawn, logits, position + 1, *state, *buffers, *chosen]
 
 
-def draw(sampler: Sampler, logits: mx.array) -> mx.array:
+def draw(sampler: Draws, logits: mx.array) -> mx.array:
     """Tokens, or NAN. Shapes: (B, vocab) -> (B,) int32."""
     broken = mx.isnan(logits.astype(mx.float32).sum(axis=-1))
     return mx.where(broken, mx.array(NAN, mx.int32), sampler(logits).astype(mx.int32))
