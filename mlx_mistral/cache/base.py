@@ -84,7 +84,7 @@ class KVCache(ABC):
         """Goes back to a snapshot that can be restored."""
 
     @abstractmethod
-    def _form_of_next(self) -> Form | None:
+    def _form_of_next(self, n_new: int) -> Form | None:
         """The form that `make_room` makes."""
 
     @abstractmethod
@@ -160,23 +160,24 @@ class KVCache(ABC):
         self.state = held
         self.offset = offset
 
-    def make_room(self) -> Form | None:
-        """Makes room for one token more, and says in which form it is.
+    def make_room(self, n_new: int = 1) -> Form | None:
+        """Makes room for tokens, and says in which form it is.
 
-        None: `update_and_fetch` alone can store it. So it is in a cache that is padded,
-        quantized or empty, at the end of a context, and in a ring of more slots than its window.
+        None: `update_and_fetch` alone can store them. So it is in a cache that is padded,
+        quantized or empty, at the end of a context, and for more than one token in a ring that
+        `allow_trim` has given no room for as many.
         """
         if self.left_padding is not None or self.kv_bits is not None or not self.state:
             return None
-        form = self._form_of_next()
+        form = self._form_of_next(n_new)
         if form is not None and self.keys is not None and self.values is not None:
             self._reserve(form.capacity, self.keys, self.values)
         return form
 
-    def advance(self, keys: mx.array, values: mx.array) -> None:
-        """Takes over buffers to which one token was added at the place that `make_room` made."""
+    def advance(self, keys: mx.array, values: mx.array, n_new: int = 1) -> None:
+        """Takes over buffers to which tokens were added at the place that `make_room` made."""
         self.keys, self.values = keys, values
-        self.offset += 1
+        self.offset += n_new
 
     def empty(self) -> bool:
         return self.offset == 0

@@ -75,11 +75,11 @@ class GrowingCache(KVCache):
             and self._branch_at(snapshot.offset) == snapshot.data
         )
 
-    def _form_of_next(self) -> Form | None:
-        end = self.offset + 1
+    def _form_of_next(self, n_new: int) -> Form | None:
+        end = self.offset + n_new
         if self._limit is not None and end > self._limit:
             return None
-        return form(end, self._room_for(end))
+        return form(end, self._room_for(end), n_new=n_new)
 
     def _room_for(self, end: int) -> int:
         """The capacity of a buffer of so many tokens; never less than there is."""

@@ -110,16 +110,17 @@ class RotatingCache(KVCache):
         same = (self._window, self.kv_bits)
         return snapshot.owner is type(self) and bool(snapshot.data[0] == same)
 
-    def advance(self, keys: mx.array, values: mx.array) -> None:
-        super().advance(keys, values)
+    def advance(self, keys: mx.array, values: mx.array, n_new: int = 1) -> None:
+        super().advance(keys, values, n_new)
         self._oldest = max(self._oldest, self.offset - self._slots)
 
-    def _form_of_next(self) -> Form | None:
-        if self._slots != self._window:
+    def _form_of_next(self, n_new: int) -> Form | None:
+        if not self._fits_in_place(n_new):
             return None
-        end = self.offset + 1
+        end, window = self.offset + n_new, self._window
         capacity = max(self.capacity, min(round_up(end), self._slots))
-        return form(end, capacity, ring=self._slots)
+        hides = self._slots > window
+        return form(end, capacity, self._slots, n_new=n_new, window=window if hides else None)
 
     def _anew(self, kv_bits: int) -> RotatingCache:
         other = RotatingCache(self._window, left_padding=self.left_padding, kv_bits=kv_bits)

@@ -103,7 +103,7 @@ def decode(
         # Waits for the pass before, while the next one runs or stands ready.
         drawn: Any = token.tolist()
         if NAN in drawn:
-            raise _nan_error(n)
+            raise nan_error(n)
         if not is_last and not step.may_overlap:
             mx.async_eval(next_token, next_seen)
         yield drawn, logits, is_last, seen
@@ -113,12 +113,7 @@ def decode(
             mx.clear_cache()
 
 
-def _has_nan(logits: mx.array) -> mx.array:
-    """Whether any logit is NaN, which one sum shows. Shapes: (B, vocab) -> ()."""
-    return mx.isnan(logits.astype(mx.float32).sum())
-
-
-def _nan_error(n: int) -> CheckpointError:
+def nan_error(n: int) -> CheckpointError:
     return CheckpointError(
         f"the model's logits at new token {n} are NaN; its weights are damaged or too large for "
         "this dtype: try float32, or download it again"

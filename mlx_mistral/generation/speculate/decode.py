@@ -18,13 +18,13 @@ import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.prefix import common_prefix
-from mlx_mistral.generation.decode import CLEAR_EVERY
-from mlx_mistral.generation.decode import _has_nan as has_nan
-from mlx_mistral.generation.decode import _nan_error as nan_error
+from mlx_mistral.generation.decode import CLEAR_EVERY, nan_error
 from mlx_mistral.generation.prefill import all_or_nothing
 from mlx_mistral.generation.sampling import Sampler
+from mlx_mistral.generation.step import NAN, NextToken, draw
 from mlx_mistral.model import Model
 
+from .check import CheckingPass
 from .length import LENGTHS, DraftLength
 
 
@@ -63,11 +63,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
-    """A token under way. Shapes: token (1,), logits (1, vocab), broken ()."""
+    """A token under way. Shapes: token (1,), logits (1, vocab)."""
 
     token: mx.array
     logits: mx.array
-    broken: mx.array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +99,8 @@ class DraftingDecoder:
         self.counts = Counts() if counts is None else counts
         self._model, self._cache = model, cache
         self._sampler, self._drafter = sampler, drafter
+        self._next = NextToken(model, cache, sampler)
+        self._checking = CheckingPass(model, cache)
         self._lengths = lengths or DraftLength()
         self._now = now
         self._read_at = 0.0
@@ -116,7 +117,7 @@ class DraftingDecoder:
         for one in self._cache:
             one.allow_trim(LENGTHS[-1])
         try:
-            yield from self._decode(self._draw(logits))
+            yield from self._decode(_Pending(draw(self._sampler, logits), logits))
         finally:
             surplus = max(0, self._cache[0].offset - start - self.counts.tokens)
             for one in self._cache:
@@ -134,7 +135,11 @@ class DraftingDecoder:
                 pending = yield from self._draft_after(value)
                 continue
             following = self._follow(pending.token) if self._left > 1 else None
+            if following is not None and self._next.may_overlap:
+                mx.async_eval(following.token)
             value = self._read(pending)
+            if following is not None:
+                mx.async_eval(following.token)
             elapsed = self._elapsed()
             if self.counts.tokens:
                 self._lengths.decoded(elapsed)
@@ -147,14 +152,18 @@ class DraftingDecoder:
             match, length = self._wanted()
             draft = self._drafter.propose(length, copy(self._sampler)) if length else []
             if not draft:
-                return self._follow(mx.array([value]))
-            rows, drawn = self._check([value, *draft])
+                following = self._follow(mx.array([value]))
+                mx.async_eval(following.token)
+                return following
+            rows, drawn, is_traced = self._check([value, *draft])
             accepted = common_prefix(drawn, draft)
             for one in self._cache:
                 one.trim(len(draft) - accepted)
             self.counts.drafted += len(draft)
             self.counts.accepted += accepted
-            self._lengths.checked(match, len(draft), accepted, self._elapsed())
+            elapsed = self._elapsed()
+            seconds = None if is_traced else elapsed
+            self._lengths.checked(match, len(draft), accepted, seconds)
             for i in range(accepted + 1):
                 yield self._emit(drawn[i], rows[i], from_draft=i < accepted)
             value = drawn[accepted]
@@ -167,48 +176,37 @@ class DraftingDecoder:
             return 0, 0
         return match, min(self._lengths.choose(match), self._left - 1)
 
-    def _draw(self, logits: mx.array) -> _Pending:
-        pending = _Pending(self._sampler(logits), logits, has_nan(logits))
-        mx.async_eval(pending.token, pending.broken)
-        return pending
-
     def _follow(self, token: mx.array) -> _Pending:
-        """A plain pass. Shapes: token (1,)."""
+        """Builds a plain pass. Shapes: token (1,)."""
         self._count_pass()
         with all_or_nothing(self._cache, 1):
-            return self._draw(self._model(token[:, None], self._cache)[:, -1])
+            logits, drawn = self._next(token)
+        return _Pending(drawn, logits)
 
-    def _check(self, fed: list[int]) -> tuple[mx.array, list[int]]:
-        """A pass over a known token and a draft: its logits, and what is drawn from them.
+    def _check(self, fed: list[int]) -> tuple[mx.array, list[int], bool]:
+        """A pass over a known token and a draft: its logits, what is drawn, whether it was traced.
 
-        Rows are drawn from one after another, and the sampler is left after the first that
-        differs from the draft.
+        The sampler is left as it stands after the first token that differs from the draft.
         """
         self._count_pass()
         before = self._cache[0].offset
         try:
-            rows = self._model(mx.array([fed]), self._cache)[0]
+            logits, drawn_array, states, is_traced = self._checking(fed, self._sampler)
         except BaseException:
             for one in self._cache:
                 one.trim(one.offset - before)
             raise
-        samplers, tokens = [], []
-        for i in range(len(fed)):
-            tokens.append(self._sampler(rows[i : i + 1]))
-            samplers.append(copy(self._sampler))
-        drawn_array, broken = mx.concatenate(tokens), has_nan(rows)
-        mx.eval(drawn_array, broken)
-        if broken.item():
-            raise nan_error(self.counts.tokens + 1)
         drawn: Any = drawn_array.tolist()
-        self._sampler = samplers[common_prefix(drawn, fed[1:])]
-        return rows, drawn
+        if NAN in drawn:
+            raise nan_error(self.counts.tokens + 1)
+        self._sampler.state = states[common_prefix(drawn, fed[1:])]
+        return logits, drawn, is_traced
 
     def _read(self, pending: _Pending) -> int:
         """Waits for a token."""
-        if pending.broken.item():
-            raise nan_error(self.counts.tokens + 1)
         value: Any = pending.token.item()
+        if value == NAN:
+            raise nan_error(self.counts.tokens + 1)
         return int(value)
 
     def _emit(self, value: int, logits: mx.array, *, from_draft: bool = False) -> Drawn:

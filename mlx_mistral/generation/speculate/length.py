@@ -71,12 +71,15 @@ class DraftLength:
             self._plain += SMOOTH * (seconds - self._plain)
         self._seconds += seconds
 
-    def checked(self, match: int, drafted: int, accepted: int, seconds: float) -> None:
-        """A draft was checked, in a pass that made one token more than it accepted."""
+    def checked(self, match: int, drafted: int, accepted: int, seconds: float | None) -> None:
+        """A draft was checked, in a pass that made one token more than it accepted.
+
+        seconds: None where its time says nothing of the next passes.
+        """
         self._kind(match).add(drafted, accepted)
-        self._seconds += seconds
-        if self._plain is None or self._plain <= 0:
+        if seconds is None or not self._plain:
             return
+        self._seconds += seconds
         cost = seconds / self._plain
         known = self.cost(drafted)
         if cost < OUTLIER * known:
