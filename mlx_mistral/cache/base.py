@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlx_mistral.errors import CacheError
 
 from .fixed import Form
 from .mask import Mask, padded_mask
-from .quantized import Rows, check_bits, quantize
+from .quantized import QuantizedRows, Rows, check_bits, quantize
 from .rows import extend, from_parts, leading, parts_of, write
 
 
@@ -96,17 +96,28 @@ class KVCache(ABC):
 
         Snapshots are each cache's own.
         group_size: for mlx-lm's call shape; the heads decide.
-        Raises: CacheError: this one has other bits, or the heads or bits are not to be had.
+        Raises: CacheError: this one has fewer bits, or the heads or bits are not to be had.
         """
         if self.kv_bits == bits:
             return self
-        if self.kv_bits is not None:
+        if self.kv_bits is not None and self.kv_bits < bits:
             raise CacheError(f"the cache has {self.kv_bits} bits already; start anew for {bits}")
         other = self._anew(bits)
         if self.offset:
-            parts = (other._stored(one) for one in self.held())
+            parts = (other._stored(one) for one in self._widened())
             other.load(tuple(part for rows in parts for part in parts_of(rows)), self.offset)
         return other
+
+    def _widened(self) -> Iterator[mx.array]:
+        """What is held of keys and of values, dequantized. Shapes: (B, K, n, D) each."""
+        held = self.held()
+        half = len(held) // 2
+        for rows in (from_parts(held[:half]), from_parts(held[half:])):
+            if isinstance(rows, QuantizedRows):
+                head_dim = 32 * rows.weight.shape[-1] // (self.kv_bits or 32)
+                yield rows.dequantize(head_dim, rows.scales.dtype)
+            elif rows is not None:
+                yield rows
 
     @property
     def position(self) -> mx.array:
