@@ -8,7 +8,7 @@ from threading import Lock
 
 from mlx_mistral.live.events import Event, Failed, Finished, Loaded, LoadFailed
 
-FRAME_SECONDS = 1 / 30
+FRAME_SECONDS = 1 / 20
 LAST = (Finished, Failed, Loaded, LoadFailed)
 """What someone may have asked for by a key: it waits for no frame."""
 Batch = tuple[Event, ...]

@@ -12,7 +12,6 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
-from textual.widget import Widget
 
 from mlx_mistral.live.events import (
     Event,
@@ -28,6 +27,7 @@ from .chart import braille_bars
 from .figures import bytes_text, percent_text, rate_text
 from .heat_map import SHADES, ExpertCounts, cell_of, heat_map
 from .ring import cache_lines
+from .rows import Rows
 
 _REMEMBERED = 400
 """Figures of a reply kept for the chart: more than any panel is wide."""
@@ -57,14 +57,17 @@ def _decode_seconds(progress: Progress) -> float:
     return after_first / progress.decode_tps if progress.decode_tps > 0 else 0.0
 
 
-class Speed(Widget):
+class Speed(Rows):
     """Tokens a second of the replies so far, the newest on the right."""
 
     DEFAULT_CSS = "Speed { height: 5; color: $primary; }"
 
-    figures: reactive[tuple[Progress, ...]] = reactive(())
+    figures: reactive[tuple[Progress, ...]] = reactive((), repaint=False)
 
-    def render(self) -> Content:
+    def watch_figures(self) -> None:
+        self.redraw()
+
+    def picture(self) -> Content:
         width, height = self.content_size
         values = speeds(list(self.figures))
         if not values:
@@ -73,14 +76,19 @@ class Speed(Widget):
         return Content("\n".join([title[:width], *braille_bars(values, width, height - 1)]))
 
 
-class CacheRing(Widget):
+class CacheRing(Rows):
     """The slots of the cache: written, overwritten, free."""
 
     DEFAULT_CSS = "CacheRing { height: 1fr; min-height: 3; color: $secondary; }"
 
-    held: reactive[tuple[Progress | None, ModelFacts | None]] = reactive((None, None))
+    held: reactive[tuple[Progress | None, ModelFacts | None]] = reactive(
+        (None, None), repaint=False
+    )
 
-    def render(self) -> Content:
+    def watch_held(self) -> None:
+        self.redraw()
+
+    def picture(self) -> Content:
         progress, facts = self.held
         width, height = self.content_size
         if facts is None:
@@ -91,7 +99,7 @@ class CacheRing(Widget):
         return Content("\n".join([f"cache {n_bytes}, {tokens:,} tokens"[:width], *lines]))
 
 
-class ExpertMap(Widget, can_focus=True):
+class ExpertMap(Rows, can_focus=True):
     """Experts down, layers across; with the focus, the count of the cell under the cursor."""
 
     DEFAULT_CSS = """
@@ -105,7 +113,7 @@ class ExpertMap(Widget, can_focus=True):
         Binding("down", "move(0, 1)", "Expert after", show=False),
     ]
 
-    counts: reactive[ExpertCounts | None] = reactive(None, always_update=True)
+    counts: reactive[ExpertCounts | None] = reactive(None, always_update=True, repaint=False)
     cell: reactive[tuple[int, int]] = reactive((0, 0))
     """Layer and expert under the cursor."""
 
@@ -118,8 +126,9 @@ class ExpertMap(Widget, can_focus=True):
     def watch_counts(self, old: ExpertCounts | None, new: ExpertCounts | None) -> None:
         if new is not None and (old is None or self._size_of(old) != self._size_of(new)):
             self.cell = (0, 0)
+        self.redraw()
 
-    def render(self) -> Content:
+    def picture(self) -> Content:
         if self.counts is None or not self.counts.tokens:
             return Content("experts: no token yet")
         counts, (width, height) = self.counts, self.content_size
