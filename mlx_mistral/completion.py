@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import TokenizerError
-from mlx_mistral.generation import Sampling, SamplingOptions, Step, generate_batch, generate_ids
+from mlx_mistral.generation import (
+    BatchGenerator,
+    Sampling,
+    SamplingOptions,
+    Step,
+    generate_ids,
+    stream_seed,
+)
 from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.prefill import Progress
 from mlx_mistral.generation.speculate import Counts, Drawn, generate_with_drafts
@@ -193,27 +200,38 @@ def batch_generate(
     kv_bits: int | None = None,
     prefill_step_size: int = 512,
     progress: Progress | None = None,
+    max_batch: int = 32,
     **sampling: Unpack[SamplingOptions],
 ) -> BatchResponse:
-    """Replies to several prompts, decoded together; arguments as in `stream_generate`."""
+    """Replies to several prompts, decoded together; arguments as in `stream_generate`.
+
+    Each reply is what its prompt gets alone. Equal prompts are read once. With a seed, the first
+    prompt is drawn for as by that seed, and the one of index i by `stream_seed(seed, i)`,
+    however many there are.
+    max_batch: how many run at once; the others wait until one of them ends.
+    """
     ids = [_to_ids(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(tokenizer, stop) for _ in ids]
     clock = Clock(sum(map(len, ids)))
-    for step in generate_batch(
+    batch = BatchGenerator(
         model,
-        ids,
-        sampling=Sampling(**sampling),
-        max_tokens=max_tokens,
+        max_batch=max_batch,
         context=context,
         kv_bits=kv_bits,
         prefill_step_size=prefill_step_size,
         progress=progress,
-    ):
-        clock.tick(sum(not row.ended for row in rows))
-        for row, token in zip(rows, step.tokens, strict=True):
-            row.add(token)
-        if all(row.ended for row in rows):
-            break
+    )
+    first = Sampling(**sampling)
+    for i, prompt in enumerate(ids):
+        seed = None if first.seed is None else stream_seed(first.seed, i)
+        batch.insert(prompt, max_tokens=max_tokens, sampling=replace(first, seed=seed))
+    while batch:
+        made = batch.next()
+        clock.tick(len(made))
+        for new in made:
+            rows[new.id].add(new.token)
+            if rows[new.id].ended:
+                batch.remove(new.id)
     return BatchResponse(
         texts=[row.finish() for row in rows],
         token_ids=[row.token_ids for row in rows],
@@ -258,10 +276,9 @@ class _Row:
         self.ended = False
 
     def add(self, token: int) -> None:
-        if not self.ended:
-            self.token_ids.append(token)
-            delta, self.ended = self._text.add(token)
-            self._parts.append(delta)
+        self.token_ids.append(token)
+        delta, self.ended = self._text.add(token)
+        self._parts.append(delta)
 
     def finish(self) -> str:
         if not self.ended:

@@ -13,7 +13,7 @@ from mlx_mistral.cache import KVCache, Snapshot
 from mlx_mistral.checkpoint import load_model
 from mlx_mistral.completion import stream_generate
 from mlx_mistral.errors import MlxMistralError
-from mlx_mistral.generation import Sampling, generate_batch
+from mlx_mistral.generation import BatchGenerator
 
 from .cases import ROOM
 from .history import load_drawn
@@ -91,10 +91,11 @@ class Ours:
             yield [response.token]
 
     def _together(self, prompts: Sequence[Sequence[int]], gen_tokens: int) -> Steps:
-        for step in generate_batch(
-            self._model, prompts, sampling=Sampling(), max_tokens=gen_tokens + ROOM
-        ):
-            yield list(step.tokens)
+        batch = BatchGenerator(self._model, max_batch=len(prompts))
+        for prompt in prompts:
+            batch.insert(prompt, max_tokens=gen_tokens + ROOM)
+        while batch:
+            yield [new.token for new in sorted(batch.next(), key=lambda new: new.id)]
 
 
 def check_option(option: str) -> None:

@@ -22,7 +22,7 @@ from mlx_mistral.demo.batches import EOS, ChatEncoder
 from mlx_mistral.demo.corpus import Turn
 from mlx_mistral.demo.held_out import Question, questions
 from mlx_mistral.demo.phrasebook import read
-from mlx_mistral.generation import Sampling, generate_batch
+from mlx_mistral.generation import BatchGenerator
 from mlx_mistral.model import Model
 
 _MAX_REPLY_TOKENS = 72
@@ -63,14 +63,14 @@ def reply_batch(
 ) -> list[list[int]]:
     """Greedy replies without the end token, to prompts of different lengths."""
     replies: list[list[int]] = [[] for _ in prompts]
-    steps = generate_batch(
-        model, prompts, sampling=Sampling(), max_tokens=_MAX_REPLY_TOKENS, kv_bits=kv_bits
-    )
-    for step in steps:
-        for row, token in zip(replies, step.tokens, strict=True):
-            row.append(token)
-        if all(EOS in row for row in replies):
-            break
+    batch = BatchGenerator(model, max_batch=_BATCH, kv_bits=kv_bits)
+    for prompt in prompts:
+        batch.insert(prompt, max_tokens=_MAX_REPLY_TOKENS)
+    while batch:
+        for new in batch.next():
+            replies[new.id].append(new.token)
+            if new.token == EOS:
+                batch.remove(new.id)
     return [row[: row.index(EOS)] if EOS in row else row for row in replies]
 
 

@@ -1,14 +1,12 @@
 """Token ids in, token ids out: prefill, sampling, decoding."""
 
-from .batch import BatchStep, generate_batch
 from .batching import BatchGenerator, NewToken
 from .decode import Seen, Step, Watch, generate_ids
 from .prompt import check_prompt, room_in
-from .sampling import Sampler, Sampling, SamplingOptions
+from .sampling import Sampler, Sampling, SamplingOptions, stream_seed
 
 __all__ = [
     "BatchGenerator",
-    "BatchStep",
     "NewToken",
     "Sampler",
     "Sampling",
@@ -17,7 +15,7 @@ __all__ = [
     "Step",
     "Watch",
     "check_prompt",
-    "generate_batch",
     "generate_ids",
     "room_in",
+    "stream_seed",
 ]

@@ -1,8 +1,8 @@
-"""Ids in, ids out: the same tokens however a prompt is cut, batched or interrupted."""
+"""Ids in, ids out: the same tokens however a prompt is cut or interrupted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -11,7 +11,7 @@ import reference
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model, weights_of
 
 from mlx_mistral.errors import CheckpointError, ContextError, MlxMistralError
-from mlx_mistral.generation import Sampling, generate_batch, generate_ids, room_in
+from mlx_mistral.generation import Sampling, generate_ids, room_in
 from mlx_mistral.generation.prefill import prefill
 from mlx_mistral.model import Model
 
@@ -41,21 +41,6 @@ def test_greedy_tokens_do_not_depend_on_the_prefill_chunk(family: str) -> None:
     expected = tokens(model, prompt)
     for step_size in (1, 2, 5, 6, 7, 39, 40, 41):
         assert tokens(model, prompt, prefill_step_size=step_size) == expected
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_gives_each_text_the_tokens_it_gets_alone(family: str) -> None:
-    model = model_of(family)
-    prompts = [random_ids(n, seed=n) for n in (3, 17, 30, 8)]
-    steps = list(generate_batch(model, prompts, sampling=Sampling(), max_tokens=10))
-    assert [s.is_last for s in steps] == [False] * 9 + [True]
-    for row, prompt in enumerate(prompts):
-        assert [s.tokens[row] for s in steps] == tokens(model, prompt, max_tokens=10)
-
-
-def test_a_batch_of_none_is_told() -> None:
-    with pytest.raises(MlxMistralError, match="no prompt"):
-        next(generate_batch(model_of("mistral"), [], sampling=Sampling(), max_tokens=3))
 
 
 def test_progress_tells_every_chunk() -> None:
@@ -168,8 +153,6 @@ def test_a_prompt_is_checked_before_it_reaches_the_device(prompt: list[int], mes
 def test_generation_ends_with_the_context() -> None:
     model, prompt = model_of("mistral"), random_ids(6)
     assert tokens(model, prompt, 50, cache=model.make_cache(context=10)) == tokens(model, prompt, 4)
-    steps = generate_batch(model, [prompt, [1]], sampling=Sampling(), max_tokens=50, context=10)
-    assert len(list(steps)) == 4
 
 
 @pytest.mark.parametrize("n_prompt", [10, 11])
@@ -189,20 +172,12 @@ def test_room_is_what_the_tightest_limit_leaves() -> None:
     assert room_in(model_of("mistral").make_cache(), tiny_config()) is None
 
 
-@pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("broken", ["model.norm.weight", "one row of the head"])
-def test_nan_logits_are_told_and_not_sampled(batched: bool, broken: str) -> None:
+def test_nan_logits_are_told_and_not_sampled(broken: str) -> None:
     model = model_of("mistral")
     if broken == "model.norm.weight":
         model.model.norm.weight *= float("nan")
     else:
         model.lm_head.weight[7] = float("nan")
-
-    def steps() -> Iterator[object]:
-        if batched:
-            return generate_batch(model, [[1, 2]], sampling=Sampling(), max_tokens=3)
-        cache = model.make_cache()
-        return generate_ids(model, [1, 2], cache=cache, sampling=Sampling(), max_tokens=3)
-
     with pytest.raises(CheckpointError, match="NaN"):
-        next(steps())
+        tokens(model, [1, 2], max_tokens=3)

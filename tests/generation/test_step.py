@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
-from mlx_mistral.generation import Sampling, generate_batch, generate_ids
+from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids
 from mlx_mistral.generation import step as step_module
 from mlx_mistral.generation.step import CompiledStep
 from mlx_mistral.generation.tracing import can_trace
@@ -101,10 +101,14 @@ def test_texts_of_one_length_are_replayed_together_and_padded_ones_are_not(
     for lengths, may in (((9, 9), True), ((9, 4), False)):
         prompts = [random_ids(n, seed=i) for i, n in enumerate(lengths)]
         replays.clear()
-        steps = list(generate_batch(model, prompts, sampling=Sampling(), max_tokens=8))
+        batch = BatchGenerator(model)
+        for prompt in prompts:
+            batch.insert(prompt, max_tokens=8)
+        steps = [batch.next() for _ in range(8)]
         assert replays == [may] * 7
         for row, prompt in enumerate(prompts):
-            assert [one.tokens[row] for one in steps] == drawn(model, prompt, 8)[0]
+            made = [new.token for step in steps for new in step if new.id == row]
+            assert made == drawn(model, prompt, 8)[0]
 
 
 def test_a_router_that_is_listened_to_tells_every_pass(
