@@ -88,6 +88,10 @@ class KVCache(ABC):
         """The form that `make_room` makes."""
 
     @abstractmethod
+    def _room_for(self, end: int) -> int:
+        """The capacity of a buffer that holds a text of so many tokens; no less than there is."""
+
+    @abstractmethod
     def _anew(self, kv_bits: int) -> KVCache:
         """An empty cache like this one, of other bits."""
 
@@ -184,6 +188,16 @@ class KVCache(ABC):
         if form is not None and self.keys is not None and self.values is not None:
             self._reserve(form.capacity, self.keys, self.values)
         return form
+
+    def reserve(self, n_new: int) -> bool:
+        """Makes room for tokens that will be stored; whether that made the buffers grow.
+
+        A cache in which nothing has been stored yet does not know of what shape, and stays empty.
+        """
+        before = self.capacity
+        if self.keys is not None and self.values is not None:
+            self._reserve(self._room_for(self.offset + n_new), self.keys, self.values)
+        return self.capacity > before
 
     def advance(self, keys: mx.array, values: mx.array, n_new: int = 1) -> None:
         """Takes over buffers to which tokens were added at the place that `make_room` made."""

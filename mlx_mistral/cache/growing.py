@@ -82,7 +82,6 @@ class GrowingCache(KVCache):
         return form(end, self._room_for(end), n_new=n_new)
 
     def _room_for(self, end: int) -> int:
-        """The capacity of a buffer of so many tokens; never less than there is."""
         if end <= self.capacity:
             return self.capacity
         return round_up(end) if self._limit is None else min(round_up(end), self._limit)

@@ -122,6 +122,9 @@ class RotatingCache(KVCache):
         hides = self._slots > window
         return form(end, capacity, self._slots, n_new=n_new, window=window if hides else None)
 
+    def _room_for(self, end: int) -> int:
+        return max(self.capacity, min(round_up(end), self._slots))
+
     def _anew(self, kv_bits: int) -> RotatingCache:
         other = RotatingCache(self._window, left_padding=self.left_padding, kv_bits=kv_bits)
         other.allow_trim(self._slots - self._window)

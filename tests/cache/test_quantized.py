@@ -249,8 +249,47 @@ def test_quantized_later_is_as_from_the_start(
     assert all(map(mx.array_equal, later.held(), narrow.held()))
     assert later.to_quantized(bits=bits) is later
     assert not later.can_restore(wide.snapshot()) or window is None
+    if bits == 8:
+        assert later.to_quantized(bits=4).offset == later.offset
+        return
     with pytest.raises(CacheError, match="already"):
-        later.to_quantized(bits=12 - bits)
+        later.to_quantized(bits=8)
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("n_tokens", [3, 9, 300])
+def test_narrowing_keeps_what_the_wider_cache_says(window: int | None, n_tokens: int) -> None:
+    one = make_cache([window], kv_bits=8)[0]
+    one.update_and_fetch(rows_of(0, n_tokens), rows_of(1, n_tokens))
+    narrow = one.to_quantized(bits=4)
+    assert (narrow.kv_bits, narrow.offset) == (4, n_tokens)
+    expected = make_cache([window], kv_bits=4)[0]
+    expected.update_and_fetch(rows_of(0, n_tokens), rows_of(1, n_tokens))
+    step = max(float(mx.abs(scales).max()) for scales in expected.state[1::3])
+    for wide, kept in zip(dequantized_rows(one), dequantized_rows(narrow), strict=True):
+        assert float(mx.abs(wide - kept).max()) <= 0.55 * step
+    assert narrow.nbytes < 0.6 * one.nbytes or n_tokens < 256
+
+
+def dequantized_rows(cache: KVCache) -> list[mx.array]:
+    held = cache.held()
+    return [
+        QuantizedRows(*held[i : i + 3], held[i].shape[2]).dequantize(64, mx.float32) for i in (0, 3)
+    ]
+
+
+@pytest.mark.parametrize("window", [None, 6, 300])
+@pytest.mark.parametrize("kv_bits", [None, 4])
+def test_room_made_beforehand_changes_nothing(window: int | None, kv_bits: int | None) -> None:
+    plain, roomy = (make_cache([window], kv_bits=kv_bits)[0] for _ in range(2))
+    assert not roomy.reserve(5)
+    for i, n in enumerate([3, 1, 4, 300, 1, 1]):
+        roomy.reserve(n)
+        assert not roomy.reserve(n)
+        for one in (plain, roomy):
+            one.update_and_fetch(rows_of(i, n), rows_of(i + 9, n))
+        assert plain.nbytes == roomy.nbytes
+        assert all(map(mx.array_equal, plain.held(), roomy.held()))
 
 
 @pytest.mark.parametrize("window", [None, 6])
