@@ -274,7 +274,7 @@ def test_narrowing_keeps_what_the_wider_cache_says(window: int | None, n_tokens:
 def dequantized_rows(cache: KVCache) -> list[mx.array]:
     held = cache.held()
     return [
-        QuantizedRows(*held[i : i + 3], held[i].shape[2]).dequantize(64, mx.float32) for i in (0, 3)
+        QuantizedRows(*held[i : i + 3], held[i].shape[2]).dequantize(D, mx.float32) for i in (0, 3)
     ]
 
 
