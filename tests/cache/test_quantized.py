@@ -267,7 +267,7 @@ def test_narrowing_keeps_what_the_wider_cache_says(window: int | None, n_tokens:
     expected.update_and_fetch(rows_of(0, n_tokens), rows_of(1, n_tokens))
     step = max(float(mx.abs(scales).max()) for scales in expected.state[1::3])
     for wide, kept in zip(dequantized_rows(one), dequantized_rows(narrow), strict=True):
-        assert float(mx.abs(wide - kept).max()) <= 0.55 * step
+        assert float(mx.abs(wide - kept).max()) <= 1.001 * step
     assert narrow.nbytes < 0.6 * one.nbytes or n_tokens < 256
 
 
