@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import mlx.core as mx
@@ -36,14 +36,12 @@ FinishReason = Literal["stop", "length"]
 class GenerationResponse:
     """One new token. The texts of all responses together are the reply.
 
-    Fields are those of mlx-lm's class of this name.
+    What mlx-lm's class of this name has, and the step.
     """
 
     text: str
     """What this token adds to the text; empty while a character is incomplete."""
     token: int
-    logprobs: mx.array
-    """Log probabilities over the vocabulary, lazy: computed when first looked at."""
     from_draft: bool
     prompt_tokens: int
     prompt_tps: float
@@ -52,6 +50,13 @@ class GenerationResponse:
     peak_memory: float
     """GB, of 10^9 bytes."""
     finish_reason: FinishReason | None = None
+    step: Step | Drawn = field(repr=False)
+    """Where the token comes from."""
+
+    @property
+    def logprobs(self) -> mx.array:
+        """Log probabilities over the vocabulary, made for whoever asks. Shapes: -> (vocab,)."""
+        return _log_probabilities(self.step.logits)
 
 
 def stream_generate(
@@ -118,7 +123,6 @@ def stream_generate(
             yield GenerationResponse(
                 text=delta + text.finish() if reason == "length" else delta,
                 token=step.token,
-                logprobs=_log_probabilities(step.logits),
                 from_draft=isinstance(step, Drawn) and step.from_draft,
                 prompt_tokens=len(ids),
                 prompt_tps=clock.prompt_tps,
@@ -126,6 +130,7 @@ def stream_generate(
                 generation_tps=clock.generation_tps,
                 peak_memory=mx.get_peak_memory() / 1e9,
                 finish_reason=reason,
+                step=step,
             )
             if reason:
                 return

@@ -151,6 +151,18 @@ def test_logprobs_are_the_models_own(model: Model) -> None:
     assert first.token == expected.argmax()
 
 
+def test_logprobs_that_nobody_looks_at_are_not_built(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[mx.array] = []
+    original = mx.logsumexp
+    monkeypatch.setattr(mx, "logsumexp", lambda x: built.append(x) or original(x))
+    made = list(stream_generate(model, None, random_ids(5), max_tokens=3))
+    assert not built
+    assert all(r.logprobs.argmax().item() == r.token for r in made)
+    assert len(built) == 3
+
+
 def test_a_given_cache_comes_before_the_prompt(model: Model) -> None:
     ids, cache = random_ids(20), model.make_cache()
     model(mx.array([ids[:12]]), cache)

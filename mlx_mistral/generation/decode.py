@@ -28,13 +28,19 @@ that it returns are computed with them. Shapes: (B, vocab), (B,)."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One new token and the logits it was drawn from. Shapes: logits (vocab,)."""
+    """One new token."""
 
     token: int
-    logits: mx.array
+    drawn_from: mx.array
+    """A batch of its logits alone, (1, vocab)."""
     is_last: bool
     seen: Seen = field(default_factory=dict)
     """What a `Watch` asked for."""
+
+    @property
+    def logits(self) -> mx.array:
+        """What the token was drawn from. Shapes: -> (vocab,)."""
+        return self.drawn_from[0]
 
 
 def generate_ids(
@@ -71,7 +77,7 @@ def generate_ids(
         interrupt=interrupt,
     )
     for tokens, drawn_from, is_last, seen in decode(model, cache, logits, sampler, budget, watch):
-        yield Step(tokens[0], drawn_from[0], is_last, seen)
+        yield Step(tokens[0], drawn_from, is_last, seen)
 
 
 def decode(
