@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_mistral.cache import KVCache, PrefixCache
 from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.dtype import resolve_dtype
-from mlx_mistral.checkpoint.load import fill, hollow_model
+from mlx_mistral.checkpoint.load import fill, hollow_model, parts
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.errors import MemoryBudgetError, TokenizerError
 from mlx_mistral.memory.machine import this_machine
 from mlx_mistral.memory.weights import weights_in_memory
-from mlx_mistral.model import Model
+from mlx_mistral.model import Model, fuse
 from mlx_mistral.text import load_tokenizer
 
 from .commands import Load
@@ -110,22 +109,13 @@ def load_live(
     facts = _facts(command, checkpoint, tokenizer, dtype)
     sizes = {name: parameter.nbytes for name, parameter in checkpoint.parameters.items()}
     done, total = 0, sum(sizes.values())
-    for path, module in _parts(model):
+    for path, module in parts(model):
         stage("weights", done, total)
         fill(module, checkpoint, path, dtype)
+        fuse(module)
         done += sum(size for name, size in sizes.items() if name.startswith(f"{path}."))
     stage("weights", total, total)
     return LiveModel(model, tokenizer, facts, command.context)
-
-
-def _parts(model: Model) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that hold a model's parameters, each with its path."""
-    yield "model.embed_tokens", model.model.embed_tokens
-    for i, layer in enumerate(model.layers):
-        yield f"model.layers.{i}", layer
-    yield "model.norm", model.model.norm
-    if not model.config.tied_embeddings:
-        yield "lm_head", model.lm_head
 
 
 def _facts(

@@ -27,6 +27,7 @@ from mlx_mistral.live.events import (
     Reading,
     Routed,
 )
+from mlx_mistral.live.model import load_live
 from mlx_mistral.live.protocol import Engine
 from mlx_mistral.loading import load
 from tests.live.live_models import Desk, asked, ends, of, text_of, user
@@ -81,6 +82,11 @@ def test_loading_is_told_by_bytes_and_ends_with_facts(desk: Desk) -> None:
     assert 0 < facts.active_parameters < facts.parameters
     assert facts.weight_bytes == facts.parameters * 4
     assert facts.has_chat_format
+
+
+def test_a_model_decodes_with_joined_maps_as_elsewhere() -> None:
+    live = load_live(DEMO, lambda event: None, lambda: None)
+    assert all(layer.self_attn.fused() for layer in live.model.layers)
 
 
 def test_a_reply_is_what_generate_makes(demo: Desk) -> None:
