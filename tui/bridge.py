@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from threading import Lock
 
 from mlx_mistral.live.events import Event, Failed, Finished, Loaded, LoadFailed
 
 FRAME_SECONDS = 1 / 20
+LONGEST_SECONDS = 1 / 5
+SHARE = 0.15
+"""Of the time of one core, what showing a reply may take: model and screen share Python."""
 LAST = (Finished, Failed, Loaded, LoadFailed)
 """What someone may have asked for by a key: it waits for no frame."""
 Batch = tuple[Event, ...]
@@ -17,13 +21,22 @@ Batch = tuple[Event, ...]
 class Bridge:
     """An engine's listener. Events are collected and handed over at most once a frame.
 
+    Frames that cost more come more seldom, so that what is shown does not slow the model down.
     Neither side waits for the other: the model's thread appends to a list, the loop takes the
     list as it is when a frame begins, or at once when something has ended.
     """
 
-    def __init__(self, deliver: Callable[[Batch], None], frame_seconds: float = FRAME_SECONDS):
+    def __init__(
+        self,
+        deliver: Callable[[Batch], None],
+        frame_seconds: float = FRAME_SECONDS,
+        worked: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """worked: seconds that the thread of the loop has computed, from any start."""
         self._deliver = deliver
-        self._frame_seconds = frame_seconds
+        self._shortest = self._frame_seconds = frame_seconds
+        self._worked = worked
+        self._worked_before = 0.0
         self._pending: list[Event] = []
         self._lock = Lock()
         self._awake = self._hurries = False
@@ -70,6 +83,9 @@ class Bridge:
             self._next.cancel()
             self._next = None
         self._last = asyncio.get_running_loop().time()
+        worked, before = self._worked(), self._worked_before
+        self._worked_before = worked
+        self._frame_seconds = max(self._shortest, min((worked - before) / SHARE, LONGEST_SECONDS))
         with self._lock:
             batch, self._pending = tuple(self._pending), []
             self._awake = self._hurries = False

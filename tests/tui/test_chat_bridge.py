@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from threading import Thread
 
 from chatting import window
@@ -14,7 +14,7 @@ from scripted import finished, pieces
 from textual.events import Key
 
 from mlx_mistral.live.events import Event, Piece
-from mlx_mistral.tui.bridge import Bridge
+from mlx_mistral.tui.bridge import SHARE, Bridge
 
 
 async def test_many_events_are_few_deliveries_and_none_is_lost_or_out_of_order() -> None:
@@ -49,6 +49,28 @@ async def test_deliveries_are_a_frame_apart() -> None:
             await asyncio.sleep(0)
     gaps = [after - before for before, after in pairwise(times)]
     assert min(gaps) > 0.015
+
+
+async def test_frames_that_cost_more_come_more_seldom_and_an_end_waits_for_none() -> None:
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    bridge = Bridge(
+        lambda batch: times.append(loop.time()),
+        frame_seconds=0.001,
+        worked=count(step=0.01).__next__,
+    )
+    bridge.open()
+    async with asyncio.timeout(5):
+        while len(times) < 4:
+            bridge(Piece(id=1, token=0, text="a"))
+            await asyncio.sleep(0)
+        bridge(Piece(id=1, token=0, text="a"))
+        bridge(finished(1))
+        while len(times) < 5:
+            await asyncio.sleep(0)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert min(gaps[1:3]) > 0.01 / SHARE * 0.9
+    assert gaps[3] < min(gaps[1:3])
 
 
 async def test_a_closed_bridge_drops_what_comes() -> None:
