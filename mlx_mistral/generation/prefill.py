@@ -50,7 +50,7 @@ def prefill(
         size = _size(step_size)
     rest = tokens[:, start:]
     with all_or_nothing(cache, rest.shape[1]):
-        logits = model.head(model.model(rest, cache, before_layer)[:, -1:])[:, 0]
+        logits = model.head(model.model(rest, cache, before_layer, last_only=True))[:, 0]
         mx.eval(logits, [one.state for one in cache])
     if progress:
         progress(total, total)

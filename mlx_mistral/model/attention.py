@@ -9,10 +9,10 @@ from mlx_mistral.cache import Band, KVCache, Mask
 from mlx_mistral.cache.quantized import QuantizedRows, Rows
 from mlx_mistral.config import ModelConfig
 
-from .banded import banded_attention
+from .blocked import FUSED_ROWS, UNFUSED_ROWS, blocked_attention
 from .fused import Fusable
 from .quantized_attention import dequantized, quantized_attention, reads_quantized
-from .rope import Position, RotaryEmbedding
+from .rope import Position, RotaryEmbedding, Turns
 
 
 class Attention(Fusable):
@@ -44,19 +44,31 @@ class Attention(Fusable):
         mask: Mask,
         cache: KVCache | None = None,
         query_scale: mx.array | None = None,
+        last_only: bool = False,
     ) -> mx.array:
-        """Shapes: (B, T, dim), position () or (B,) of the first token -> (B, T, dim)."""
-        q, k, v = self._project(x, position)  # (B, H | K | K, T, D)
+        """Shapes: (B, T, dim), position () or (B,) of the first token -> (B, T, dim).
+
+        last_only: all T tokens are remembered, the last one alone asks: -> (B, 1, dim).
+        """
+        q, k, v = self._project(x, position, last_only)  # (B, H | K | K, T, D)
         if query_scale is not None:
-            q = q * query_scale.astype(q.dtype)
+            q = q * query_scale[..., -q.shape[2] :, :].astype(q.dtype)
+        if last_only and isinstance(mask, mx.array):
+            mask = mask[..., -1:, :]
         seen = (k, v) if cache is None else cache.update_and_fetch(k, v)  # (B, K, S, D)
         return self.o_proj(join_heads(attend(q, *seen, self._scale, mask)))
 
-    def _project(self, x: mx.array, position: Position) -> tuple[mx.array, mx.array, mx.array]:
+    def _project(
+        self, x: mx.array, position: Position, last_only: bool
+    ) -> tuple[mx.array, mx.array, mx.array]:
         # With many tokens the joined output would only be memory.
-        fused = self.fused() if x.shape[-2] == 1 else None
+        n_new = x.shape[-2]
+        fused = self.fused() if n_new == 1 else None
         if fused is None:
-            q = self.rope(self._split_heads(self.q_proj(x)), position)
+            asking, place = x, position
+            if last_only and not isinstance(position, Turns):
+                asking, place = x[:, -1:], position + (n_new - 1)
+            q = self.rope(self._split_heads(self.q_proj(asking)), place)
             k = self.rope(self._split_heads(self.k_proj(x)), position)
             return q, k, self._split_heads(self.v_proj(x))
         heads = self._split_heads(fused(x))  # (B, H + 2 K, T, D)
@@ -74,8 +86,11 @@ def attend(q: mx.array, k: Rows, v: Rows, scale: float, mask: Mask) -> mx.array:
     if isinstance(k, QuantizedRows) and isinstance(v, QuantizedRows) and reads_quantized(q, k):
         return quantized_attention(q, k, v, scale, mask)
     k, v = dequantized(k, q), dequantized(v, q)
-    if isinstance(mask, Band):
-        return banded_attention(q, k, v, scale, mask.window)
+    is_fused = mx.default_device() != mx.cpu
+    if isinstance(mask, Band) or (mask == "causal" and not is_fused):
+        window = mask.window if isinstance(mask, Band) else None
+        rows = FUSED_ROWS if is_fused else UNFUSED_ROWS
+        return blocked_attention(q, k, v, scale, window, rows)
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 

@@ -28,6 +28,9 @@ class Model(nn.Module):
     """Whether a pass is one graph. Not so where the host looks at a router's choice on the way:
     then it cannot be compiled."""
 
+    budget_bytes: int | None = None
+    """What the model, its caches and its work may take of memory together; None: nobody said."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._config = config
@@ -96,10 +99,14 @@ class Decoder(nn.Module):
         tokens: mx.array,
         cache: Sequence[KVCache] | None = None,
         before_layer: Callable[[mx.array], None] | None = None,
+        *,
+        last_only: bool = False,
     ) -> mx.array:
         """Shapes: (B, T) ints -> (B, T, dim).
 
         before_layer: given each layer's input, which is not computed yet.
+        last_only: what follows the last token is asked for: -> (B, 1, dim). The last layer then
+            remembers all tokens and works on this one, as no layer after it sees the others.
         """
         n_new = tokens.shape[1]
         # All layers are at the same place; what depends on it alone is made once.
@@ -113,7 +120,8 @@ class Decoder(nn.Module):
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
             if before_layer is not None:
                 before_layer(x)
-            x = layer(x, turns, masks[window], one, scale)
+            is_last = last_only and layer is self.layers[-1]
+            x = layer(x, turns, masks[window], one, scale, is_last)
         out: mx.array = self.norm(x)
         return out
 
@@ -151,8 +159,11 @@ class Block(nn.Module):
         mask: Mask,
         cache: KVCache | None = None,
         query_scale: mx.array | None = None,
+        last_only: bool = False,
     ) -> mx.array:
-        """Shapes: (B, T, dim) -> (B, T, dim)."""
-        x = x + self.self_attn(self.input_layernorm(x), position, mask, cache, query_scale)
+        """Shapes: (B, T, dim) -> (B, T, dim); with last_only (B, 1, dim), of the last token."""
+        normed = self.input_layernorm(x)
+        attended = self.self_attn(normed, position, mask, cache, query_scale, last_only)
+        x = (x[:, -1:] if last_only else x) + attended
         feed_forward = self.block_sparse_moe if "block_sparse_moe" in self else self.mlp
         return x + feed_forward(self.post_attention_layernorm(x))

@@ -11,7 +11,7 @@ from tiny import FAMILIES, MOE, random_ids, run, tiny_config, tiny_model, weight
 from mlx_mistral.cache import Band
 from mlx_mistral.cache.mask import visible
 from mlx_mistral.model import Model
-from mlx_mistral.model.banded import banded_attention
+from mlx_mistral.model.blocked import blocked_attention
 from mlx_mistral.model.rope import RotaryEmbedding, yarn_periods
 
 TOLERANCE = 2e-5
@@ -51,20 +51,57 @@ def test_a_window_of_w_sees_w_keys_the_token_itself_included() -> None:
     assert seen.sum(axis=1).tolist() == [1, 2, 3, 3, 3, 3, 3]
 
 
-@pytest.mark.parametrize("window", [1, 2, 5, 8])
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 8])
 @pytest.mark.parametrize("n_past", [0, 1, 4])
-@pytest.mark.parametrize("n_new", [9, 16, 17])
-def test_banded_attention_equals_the_masked_product(window: int, n_past: int, n_new: int) -> None:
-    n_past = min(n_past, window - 1)
+@pytest.mark.parametrize("rows", [1, 4, 9, 30])
+def test_attention_in_blocks_equals_the_masked_product(
+    window: int | None, n_past: int, rows: int
+) -> None:
+    for n_new in (2, 9, 16, 17):
+        rng = np.random.default_rng(n_new)
+        q = mx.array(rng.normal(size=(2, 4, n_new, 8)).astype(np.float32))
+        k, v = (
+            mx.array(rng.normal(size=(2, 2, n_past + n_new, 8)).astype(np.float32))
+            for _ in range(2)
+        )
+        columns = mx.arange(n_past + n_new)
+        mask = visible(columns[n_past:], columns, window)
+        expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
+        found = blocked_attention(q, k, v, 0.3, window, rows)
+        assert mx.abs(found - expected).max().item() < 1e-5
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_attention_in_blocks_reads_no_key_outside_its_window(window: int | None) -> None:
+    """A value that is not a number spoils all that multiply it, even by nothing."""
     rng = np.random.default_rng(0)
-    q = mx.array(rng.normal(size=(2, 4, n_new, 8)).astype(np.float32))
-    k, v = (
-        mx.array(rng.normal(size=(2, 2, n_past + n_new, 8)).astype(np.float32)) for _ in range(2)
-    )
-    columns = mx.arange(n_past + n_new)
-    mask = visible(columns[n_past:], columns, window)
-    expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
-    assert mx.abs(banded_attention(q, k, v, 0.3, window) - expected).max().item() < 1e-5
+    q, k, v = (mx.array(rng.normal(size=(1, 2, 96, 8)).astype(np.float32)) for _ in range(3))
+    spoilt, rows = 50, 16
+    v[:, :, spoilt] = float("nan")
+    out = np.isnan(np.array(blocked_attention(q, k, v, 1.0, window, rows))).any(axis=(0, 1, 3))
+    block_of_it = spoilt // rows * rows
+    last = 96 if window is None else -(-(spoilt + window) // rows) * rows
+    assert not out[:block_of_it].any()
+    assert not out[last:].any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("padding", [None, [0, 3]])
+def test_the_last_token_alone_gets_what_it_gets_among_all(
+    family: str, padding: list[int] | None
+) -> None:
+    model = tiny_model(tiny_config(**FAMILIES[family]))
+    ids = mx.array([random_ids(19), random_ids(19)[::-1]])
+    all_at_once, piecewise = (model.make_cache(left_padding=padding) for _ in range(2))
+    for chunk in (ids[:, :7], ids[:, 7:18], ids[:, 18:]):
+        expected = model.model(chunk, all_at_once)[:, -1:]
+        found = model.model(chunk, piecewise, last_only=True)
+        assert found.shape == expected.shape
+        assert mx.abs(found - expected).max().item() < 1e-5
+    held = zip(all_at_once, piecewise, strict=True)
+    for one, other in held:
+        for a, b in zip(one.state, other.state, strict=True):
+            assert mx.array_equal(a, b)
 
 
 def test_a_long_windowed_prefill_makes_no_mask_of_text_by_text() -> None:
