@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,22 @@ from mlx.utils import tree_flatten
 if TYPE_CHECKING:
     from .transformer import Model
 
-_SAMPLE = 64
+SAMPLE = 64
 """Values of each tensor that are looked at: enough to tell two trainings apart."""
 
 
-def fingerprint(model: Model) -> str:
-    """SHA-256 over the architecture and the beginning of every tensor, in hexadecimal."""
+def fingerprint(
+    model: Model, elsewhere: Mapping[str, tuple[tuple[int, ...], mx.array]] | None = None
+) -> str:
+    """SHA-256 over the architecture and the beginning of every tensor, in hexadecimal.
+
+    elsewhere: by name, the shape and the first `SAMPLE` values of what the model does not hold.
+    """
     digest = hashlib.sha256(repr(sorted(asdict(model.config).items())).encode())
     parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    for name, tensor in sorted(parameters.items()):
-        sample = tensor.flatten()[:_SAMPLE]
+    seen = {name: (one.shape, one.flatten()[:SAMPLE]) for name, one in parameters.items()}
+    for name, (shape, sample) in sorted({**seen, **(elsewhere or {})}.items()):
         exact = sample.astype(mx.float32) if mx.issubdtype(sample.dtype, mx.floating) else sample
-        digest.update(f"{name} {tensor.shape} {tensor.dtype}".encode())
+        digest.update(f"{name} {shape} {sample.dtype}".encode())
         digest.update(np.array(exact).tobytes())
     return digest.hexdigest()

@@ -64,10 +64,12 @@ class ExpertLibrary:
         """stacks: by path, each layer's experts in a hollow model."""
         self._config, self._dtype = checkpoint.config, dtype
         self.forms: list[ExpertForm] = []
+        self._stacks: list[Parameter] = []
         self._batches: dict[Key, list[Batch]] = {}
         files = set()
         for layer, (path, stack) in enumerate(stacks.items()):
             parameters = [p for p in checkpoint.parameters.values() if p.name.startswith(path)]
+            self._stacks += parameters
             self.forms.append(_form(path, stack, parameters, dtype))
             for key, parts in self._parts(layer, parameters).items():
                 self._batches[key] = list(_batches(parts))
@@ -96,6 +98,25 @@ class ExpertLibrary:
             self._read(part, slot.rows[part.field][part.first_row :][: part.slab.n_rows])
             for part in batch
         )
+
+    def beginnings(self, n_values: int) -> dict[str, tuple[tuple[int, ...], mx.array]]:
+        """Of each parameter its shape, as a stack of all experts, and its first values.
+
+        Raises: as `fill`.
+        """
+        return {one.name: (one.shape, self._beginning(one, n_values)) for one in self._stacks}
+
+    def _beginning(self, parameter: Parameter, n_values: int) -> mx.array:
+        held = _held(parameter, self._dtype)
+        found: list[Raw] = []
+        for slab in slabs_of(parameter, self._config, slab_bytes=1):
+            shape = slab.n_rows, parameter.shape[-1]
+            rows = np.empty(shape, np.dtype(f"u{held.size}"))
+            self._read(self._part(parameter, slab, 0), rows)
+            found.append(rows.reshape(-1))
+            if sum(map(len, found)) >= n_values:
+                break
+        return mx.array(np.concatenate(found)[:n_values]).view(held)
 
     def _read(self, part: Part, rows: Raw) -> int:
         slab = part.slab
@@ -131,18 +152,19 @@ class ExpertLibrary:
     def _parts(self, layer: int, parameters: list[Parameter]) -> dict[Key, list[Part]]:
         parts: dict[Key, list[Part]] = {}
         for number, parameter in enumerate(parameters):
-            n_rows = parameter.shape[1]
-            is_plain = parameter.pieces[0].scale is None
-            is_direct = is_plain and _STORED.get(parameter.dtype) == _held(parameter, self._dtype)
             for slab in slabs_of(parameter, self._config, slab_bytes=READ_BYTES):
-                part = Part(
-                    slab=slab,
-                    field=number,
-                    first_row=slab.first_row % n_rows,
-                    is_direct=is_direct and not slab.is_transposed,
-                )
+                part = self._part(parameter, slab, number)
                 parts.setdefault((layer, slab.expert), []).append(part)
         return parts
+
+    def _part(self, parameter: Parameter, slab: Slab, field: int) -> Part:
+        is_plain = slab.piece.scale is None and not slab.is_transposed
+        return Part(
+            slab=slab,
+            field=field,
+            first_row=slab.first_row % parameter.shape[1],
+            is_direct=is_plain and _STORED.get(parameter.dtype) == _held(parameter, self._dtype),
+        )
 
 
 def _form(path: str, stack: nn.Module, parameters: list[Parameter], dtype: mx.Dtype) -> ExpertForm:

@@ -11,6 +11,7 @@ from mlx_mistral.checkpoint.dtype import resolve_dtype
 from mlx_mistral.checkpoint.load import fill, hollow_model, parts
 from mlx_mistral.errors import CheckpointError, MemoryBudgetError
 from mlx_mistral.model import Model, fuse
+from mlx_mistral.model.fingerprint import SAMPLE, fingerprint
 
 from .experts import NextRouter, StreamedExperts
 from .library import ExpertLibrary
@@ -23,6 +24,10 @@ class StreamedModel(Model):
     is_traceable = False
     streaming: ExpertStream
     """Its experts in memory, and their `stats`."""
+
+    def fingerprint(self) -> str:
+        """That of the resident model, whose saved caches serve this one too."""
+        return fingerprint(self, self.streaming.beginnings(SAMPLE))
 
 
 def load_streaming(

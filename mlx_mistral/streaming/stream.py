@@ -68,6 +68,10 @@ class ExpertStream:
         """Layer and number of the experts that have a slot."""
         return list(self._slots)
 
+    def beginnings(self, n_values: int) -> dict[str, tuple[tuple[int, ...], mx.array]]:
+        """The shapes and first values of the parameters that are not resident, by name."""
+        return self._library.beginnings(n_values)
+
     def close(self) -> None:
         """Ends the reading threads and closes the files; the model computes no more."""
         self._finalizer()

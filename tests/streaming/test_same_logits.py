@@ -35,11 +35,13 @@ def logits(model: Model, chunks: list[int], n_texts: int = 1) -> np.ndarray:
 def test_every_layout_gives_the_logits_of_the_resident_model(kind: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind](tmp_path / kind)
     chunks = [5, 1, 1, 2, 20, 1, 1]
-    expected = logits(load_model(folder), chunks)
+    resident = load_model(folder)
+    expected = logits(resident, chunks)
     assert np.isfinite(expected).all()
     for slots in (2, 3, 5, ALL):
         model = load_streaming(folder, slots=slots)
         assert np.array_equal(logits(model, chunks), expected), slots
+        assert model.fingerprint() == resident.fingerprint()
         assert model.streaming.resident_bytes <= model.streaming.budget_bytes
         model.streaming.close()
 

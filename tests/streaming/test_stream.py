@@ -221,3 +221,17 @@ def test_a_budget_that_is_none_is_refused(folder: Path, options: dict[str, int])
 def test_a_model_without_experts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no experts to stream"):
         load_streaming(write_hf(tmp_path / "dense", hf_weights()), slots=2)
+
+
+def test_a_right_guess_that_is_still_being_read_goes_on(folder: Path) -> None:
+    stream = load_streaming(folder, slots=3).streaming
+    gate = threading.Event()
+    for _ in range(4):
+        stream._pool.submit(gate.wait)
+    assert stream.begin((1, 3), guessed=[(1, 3), (1, 1)])
+    assert stream.begin((1, 1), guessed=[(1, 3), (1, 1)])
+    assert stream.turn(1, {0: 1.0, 3: 1.0}) == [3, 0]
+    assert stream.resident == [(1, 3)]
+    assert (stream.stats.hits, stream.stats.late, stream.stats.misses) == (0, 1, 1)
+    gate.set()
+    stream.take((1, 3))
