@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     model, tokenizer = load_model_and_tokenizer(args, progress)
     prompt = text if args.raw else chat_ids(tokenizer, text, args.system)
     if args.num_samples > 1:
-        _draw_samples(args, model, tokenizer, prompt)
+        _draw_samples(args, model, tokenizer, prompt, progress)
     else:
         _stream_reply(args, model, tokenizer, prompt, progress)
 
@@ -201,13 +201,23 @@ def _write_reply_json(
 
 
 def _draw_samples(
-    args: argparse.Namespace, model: Model, tokenizer: Tokenizer, prompt: str | list[int]
+    args: argparse.Namespace,
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str | list[int],
+    progress: Progress,
 ) -> None:
     from mlx_mistral.completion import batch_generate
 
     if args.temp == 0:
         note("samples at temperature 0 are all the same; --temp 0.7 varies them", quiet=args.quiet)
-    drawn = batch_generate(model, tokenizer, [prompt] * args.num_samples, **sampling(args))
+    drawn = batch_generate(
+        model,
+        tokenizer,
+        [prompt] * args.num_samples,
+        **sampling(args),
+        progress=progress.prefill,
+    )
     n_tokens = sum(stats.generation_tokens for stats in drawn.stats)
     if args.json:
         first = drawn.stats[0]
