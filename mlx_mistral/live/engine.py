@@ -24,6 +24,7 @@ from .reply import ReplyMaker, Stopped
 from .watcher import Watcher
 
 CLOSING = "the program is closing; start it again"
+STOPPED = "stopped; choose a model"
 CLOSE_SECONDS = 10.0
 """Far more than a layer of a prompt or of a model's file takes."""
 IDLE_SECONDS = 3.0
@@ -45,6 +46,7 @@ class LiveEngine:
     caches: where conversations that are left are kept as they were read; None: nowhere.
     idle_seconds: after so many without a command, what was read is written there.
     worth_seconds: what would be read again in less is not.
+    dtype: of activations; None: the device's own.
     now: seconds from any start; for tests.
     """
 
@@ -54,9 +56,11 @@ class LiveEngine:
         caches: PromptCacheStore | None = None,
         idle_seconds: float = IDLE_SECONDS,
         worth_seconds: float = WORTH_SECONDS,
+        dtype: str | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._now = now
+        self._dtype = dtype
         self._idle_seconds = idle_seconds
         self._kept = None
         if caches is not None:
@@ -86,6 +90,9 @@ class LiveEngine:
 
     def stop(self, id: int | None = None) -> None:
         self._inbox.stop(id)
+
+    def stop_loading(self) -> None:
+        self._inbox.stop_loading()
 
     def close(self) -> None:
         """Ends a download too, keeping what is finished; a Hub that is silent is left behind."""
@@ -137,26 +144,36 @@ class LiveEngine:
                 self._count(command)
             return
         except BaseException as error:
-            line = CLOSING if isinstance(error, Stopped) else in_one_line(error)
+            closing = isinstance(error, Stopped) and self._inbox.closed
+            stopped = STOPPED if isinstance(error, Stopped) else in_one_line(error)
+            line = CLOSING if closing else stopped
         # By now the error is gone, and with it what its traceback kept alive.
         self._fail(command, line)
 
     def _fail(self, command: Command, line: str) -> None:
         if isinstance(command, Load):
-            self._free()
+            if self._live is None:
+                self._free()
             self._tell(LoadFailed(model=command.model, error=line))
+            if self._live is not None and not self._inbox.closed:
+                self._tell(Loaded(facts=self._live.facts, seconds=0.0))
         elif isinstance(command, Reply | Count):
             self._tell(Failed(id=command.id, error=line))
 
     def _load(self, command: Load) -> None:
         start = self._now()
-        self._keep(lambda: not self._inbox.closed, LEAVING_SECONDS)
-        self._free()
-        live = load_live(command, self._tell, self._check_loading)
+        live = load_live(
+            command, self._tell, self._check_loading, make_room=self._make_room, dtype=self._dtype
+        )
         self._live = live
         self._watcher = Watcher(live.model, live.tokenizer)
         self._watcher.wanted = self._watch
         self._tell(Loaded(facts=live.facts, seconds=self._now() - start))
+
+    def _make_room(self) -> None:
+        """The model that is there goes; what it has read is kept."""
+        self._keep(lambda: not self._inbox.is_stopped, LEAVING_SECONDS)
+        self._free()
 
     def _free(self) -> None:
         self._live = self._watcher = None
@@ -195,7 +212,7 @@ class LiveEngine:
 
     def _check_loading(self) -> None:
         self._do_pressing()
-        if self._inbox.closed:
+        if self._inbox.closed or self._inbox.is_stopped:
             raise Stopped
 
     def _check_reply(self) -> None:
@@ -210,6 +227,8 @@ class LiveEngine:
         for command in self._inbox.take_pressing():
             if isinstance(command, Reply):
                 self._tell_stopped(command)
+            elif isinstance(command, Load):
+                self._tell(LoadFailed(model=command.model, error=STOPPED))
             else:
                 self._do(command)
 

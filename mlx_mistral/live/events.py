@@ -45,7 +45,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadFailed:
-    """The model that was there before, if any, is gone."""
+    """The model that was there before is gone, unless a Loaded tells of it right after."""
 
     model: str
     error: str

@@ -17,9 +17,9 @@ class Inbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[Command] = deque()
-        self._unwanted: list[Reply] = []
+        self._unwanted: list[Reply | Load] = []
         self._current: int | None = None
-        self._is_stopped = False
+        self._is_stopped = self._is_loading = False
         self.closed = False
         self.pressing = False
 
@@ -54,18 +54,19 @@ class Inbox:
                 self._is_stopped = self.closed
             else:
                 return None
+            self._is_loading = isinstance(command, Load)
             if isinstance(command, Reply):
                 self._current = command.id
             self._look()
             return command
 
-    def take_pressing(self) -> list[Reply | Count]:
-        """What need not wait for the command at work: unwanted replies, and texts to count.
+    def take_pressing(self) -> list[Reply | Load | Count]:
+        """What need not wait for the command at work: what is unwanted, and texts to count.
 
         A text behind a model that is still to be loaded is left for that model to count.
         """
         with self._changed:
-            taken: list[Reply | Count] = [*self._unwanted]
+            taken: list[Reply | Load | Count] = [*self._unwanted]
             self._unwanted = []
             kept: deque[Command] = deque()
             is_behind_load = False
@@ -90,6 +91,16 @@ class Inbox:
                     kept.append(command)
             self._waiting = kept
             if self._current is not None and id in (None, self._current):
+                self._is_stopped = True
+            self._look()
+            self._changed.notify()
+
+    def stop_loading(self) -> None:
+        """Marks models that are being loaded, or are to be, as unwanted."""
+        with self._changed:
+            self._unwanted += [each for each in self._waiting if isinstance(each, Load)]
+            self._waiting = deque(each for each in self._waiting if not isinstance(each, Load))
+            if self._is_loading:
                 self._is_stopped = True
             self._look()
             self._changed.notify()

@@ -86,11 +86,18 @@ class LiveModel:
 
 
 def load_live(
-    command: Load, tell: Callable[[Loading], None], check: Callable[[], None]
+    command: Load,
+    tell: Callable[[Loading], None],
+    check: Callable[[], None],
+    *,
+    make_room: Callable[[], None] = lambda: None,
+    dtype: str | None = None,
 ) -> LiveModel:
     """Loads what a command names, layer by layer.
 
     check: called before each step; it raises to end the loading.
+    make_room: called once the files are there and understood, before any weight is read.
+    dtype: of activations; None: the device's own.
     Raises: as `mlx_mistral.loading.load`, and CacheError.
     """
 
@@ -105,13 +112,14 @@ def load_live(
     stage("headers")
     checkpoint = Checkpoint(folder)
     model = hollow_model(checkpoint, str(folder))
-    dtype = resolve_dtype(None)
-    facts = _facts(command, checkpoint, tokenizer, dtype)
+    width = resolve_dtype(dtype)
+    facts = _facts(command, checkpoint, tokenizer, width)
     sizes = {name: parameter.nbytes for name, parameter in checkpoint.parameters.items()}
     done, total = 0, sum(sizes.values())
+    make_room()
     for path, module in parts(model):
         stage("weights", done, total)
-        fill(module, checkpoint, path, dtype)
+        fill(module, checkpoint, path, width)
         fuse(module)
         done += sum(size for name, size in sizes.items() if name.startswith(f"{path}."))
     stage("weights", total, total)

@@ -30,5 +30,12 @@ class Engine(Protocol):
         What it has said stays in the cache. Replies that have not begun end at once.
         """
 
+    def stop_loading(self) -> None:
+        """Ends a download or a loading that has begun or waits.
+
+        It fails then; what was downloaded whole is kept, and the model before, where that has
+        not made room yet, is told of again with a Loaded.
+        """
+
     def close(self) -> None:
         """Ends everything and waits for the thread. May be called twice."""

@@ -14,7 +14,7 @@ import pytest
 
 from mlx_mistral.completion import generate
 from mlx_mistral.live.commands import Count, Load, Message, Reply, Settings, Watch
-from mlx_mistral.live.engine import CLOSING, NO_MODEL, LiveEngine, in_one_line
+from mlx_mistral.live.engine import CLOSING, NO_MODEL, STOPPED, LiveEngine, in_one_line
 from mlx_mistral.live.events import (
     Counted,
     Event,
@@ -225,9 +225,12 @@ def test_what_cannot_be_loaded_is_told_in_one_line_and_the_next_load_works(
         assert isinstance(failed, LoadFailed)
         assert failed.error
         assert failed.error.isprintable()
-        assert desk.do(asked(HELLO, id=8)) == [Failed(id=8, error=NO_MODEL)]
+        first, *_, last = desk.do(asked(HELLO, id=8))
+        assert isinstance(first, Loaded), "the model before is still there"
+        assert isinstance(last, Finished)
     *_, failed = desk.do(Load(model="demo", context=0))
     assert isinstance(failed, LoadFailed)
+    assert desk.do(asked(HELLO, id=8)) == [Failed(id=8, error=NO_MODEL)]
     assert isinstance(desk.do(DEMO)[-1], Loaded)
 
 
@@ -235,9 +238,9 @@ def test_the_old_model_is_freed_before_the_next_is_read(desk: Desk) -> None:
     held: dict[str, int] = {}
 
     def on_event(event: Event) -> None:
-        if isinstance(event, Loading) and event.stage == "finding":
+        if isinstance(event, Loading) and event.stage == "weights" and not event.done:
             gc.collect()
-            held["finding"] = mx.get_active_memory()
+            held["weights"] = mx.get_active_memory()
 
     before = mx.get_active_memory()
     loaded = desk.do(DEMO)[-1]
@@ -246,7 +249,7 @@ def test_the_old_model_is_freed_before_the_next_is_read(desk: Desk) -> None:
     assert mx.get_active_memory() - before >= loaded.facts.weight_bytes
     desk.on_event = on_event
     desk.do(DEMO)
-    assert held["finding"] - before < loaded.facts.weight_bytes / 10
+    assert held["weights"] - before < loaded.facts.weight_bytes / 10
 
 
 def test_messages_that_the_format_refuses_fail_and_the_model_stays(demo: Desk) -> None:
@@ -348,6 +351,34 @@ def test_a_download_is_told_by_bytes_and_closing_ends_it(monkeypatch: pytest.Mon
     assert has_ended.is_set()
     failed = desk.until(lambda event: isinstance(event, LoadFailed))[-1]
     assert failed == LoadFailed(model="far/away", error=CLOSING)
+
+
+def test_a_download_that_is_stopped_leaves_the_model_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    def download(model: str, *, report: Callable[[int, int], None]) -> Path:
+        while True:
+            report(5, 10)
+
+    desk.do(DEMO)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_mistral.live.model.resolve", download)
+        patch.setattr(desk, "on_event", lambda event: desk.engine.stop_loading())
+        *_, failed = desk.do(Load(model="far/away"))
+    assert failed == LoadFailed(model="far/away", error=STOPPED)
+    *_, loaded = desk.until(lambda event: isinstance(event, Loaded))
+    assert loaded.facts.name == "demo"
+    assert isinstance(desk.do(asked(HELLO, id=9))[-1], Finished)
+
+
+def test_a_loading_that_is_stopped_leaves_no_model_and_the_next_one_loads(desk: Desk) -> None:
+    desk.on_event = lambda event: (
+        desk.engine.stop_loading() if isinstance(event, Loading) and event.done else None
+    )
+    assert desk.do(DEMO)[-1] == LoadFailed(model="demo", error=STOPPED)
+    desk.on_event = lambda event: None
+    assert desk.do(asked(HELLO, id=9)) == [Failed(id=9, error=NO_MODEL)]
+    assert isinstance(desk.do(DEMO)[-1], Loaded)
 
 
 def test_closing_does_not_wait_for_a_hub_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,18 @@ def test_a_text_is_counted_in_between_but_not_by_the_model_before_its_own() -> N
     assert [box.take(), box.take()] == [LOAD, COUNT]
 
 
+def test_loads_are_stopped_at_work_and_waiting_and_replies_are_not() -> None:
+    other = Load(model="other")
+    box = inbox(LOAD, A, other)
+    box.take()
+    box.stop_loading()
+    assert box.is_stopped
+    assert box.take_pressing() == [other]
+    assert (box.take(), box.is_stopped) == (A, False)
+    box.stop_loading()
+    assert not box.is_stopped
+
+
 def test_stopping_what_is_not_there_does_nothing() -> None:
     box = inbox()
     box.stop(7)

@@ -10,6 +10,7 @@ from mlx_mistral.live.events import (
     Event,
     Finished,
     Loaded,
+    LoadFailed,
     ModelFacts,
     Piece,
     Progress,
@@ -30,7 +31,7 @@ class ScriptedEngine:
     def __init__(self, script: Script | None = None, *, ends_when_stopped: bool = True) -> None:
         self.commands: list[Command] = []
         self.stops: list[int | None] = []
-        self.closed = 0
+        self.closed = self.stopped_loads = 0
         self.script = script
         self._ends_when_stopped = ends_when_stopped
         self._listener: Listener | None = None
@@ -55,6 +56,12 @@ class ScriptedEngine:
             ended = [running for running in self._running if id in (None, running)]
         if self._ends_when_stopped:
             self.tell(*(finished(each, reason="stopped") for each in ended))
+
+    def stop_loading(self) -> None:
+        self.stopped_loads += 1
+        model = self.loads[-1].model
+        if self._ends_when_stopped:
+            self.tell(LoadFailed(model=model, error="stopped; choose a model"))
 
     def close(self) -> None:
         self.closed += 1

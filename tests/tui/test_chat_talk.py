@@ -147,6 +147,24 @@ async def test_a_model_that_cannot_be_loaded_is_an_error_line() -> None:
         assert w.composer.text == "a"
 
 
+async def test_escape_ends_the_loading_of_a_model() -> None:
+    async with window(load=False) as w:
+        w.engine.tell(Loading(model="demo", stage="downloading", done=1, total=4))
+        await w.until(lambda: "downloading, 25%" in w.text)
+        await w.press("escape")
+        await w.until(lambda: "no model is loaded; F5 chooses one" in w.text)
+        assert w.engine.stopped_loads == 1
+        await w.send("/model other")
+        await w.until(lambda: len(w.engine.loads) == 2)
+        await w.press("escape")
+        w.engine.tell(loaded("demo"))  # the one before is still there
+        await w.until(lambda: w.chat.is_loaded)
+        assert w.chat.model == "demo"
+        assert w.engine.stopped_loads == 2
+        await w.press("escape")
+        assert w.engine.stopped_loads == 2
+
+
 async def test_a_reply_that_fails_is_an_error_line_and_can_be_asked_for_again() -> None:
     async with window() as w:
         await w.send("hi")

@@ -154,8 +154,8 @@ class ChatScreen(BranchingScreen):
         self.query_one("#below").display = event.behind
 
     def action_stop(self) -> None:
-        """Stops a reply; else leaves an edit; else goes back to the composer."""
-        if self.stop():
+        """Stops a reply or a loading; else leaves an edit; else goes back to the composer."""
+        if self.stop() or self.stop_loading():
             return
         if self.composer.edits is not None:
             self.composer.end_edit()

@@ -43,7 +43,7 @@ class TalkingScreen(Screen[None]):
         self.settings = settings
         self.model = model
         self.queue = Queue()
-        self.is_loaded = False
+        self.is_loaded = self.is_loading = False
         self.transcript = Transcript()
         self.composer = Composer()
         self._waiting = Waiting()
@@ -74,7 +74,7 @@ class TalkingScreen(Screen[None]):
 
     def load(self, command: Command, model: str) -> None:
         """Has another model loaded; what is sent meanwhile waits."""
-        self.is_loaded = False
+        self.is_loaded, self.is_loading = False, True
         self.model = model
         self.engine.submit(command)
         self.composer.tell(f"loading {model}…")
@@ -106,6 +106,15 @@ class TalkingScreen(Screen[None]):
         self._show_queue()
         return True
 
+    def stop_loading(self) -> bool:
+        """Ends the loading of a model. False: there is none, or it is being ended."""
+        if not self.is_loading:
+            return False
+        self.is_loading = False
+        self.engine.stop_loading()
+        self.composer.tell("stopping…")
+        return True
+
     async def hear(self, events: Iterable[Event]) -> None:
         """Shows what an engine has told since the last frame, in order."""
         texts: list[str] = []
@@ -126,12 +135,13 @@ class TalkingScreen(Screen[None]):
             case Loading():
                 tell(_loading(event))
             case Loaded():
-                self.is_loaded = True
+                self.is_loaded, self.is_loading = True, False
+                self.model = event.facts.name
                 tell("")
                 await self._go_on()
             case LoadFailed():
-                self.is_loaded = False
-                tell("no model is loaded")
+                self.is_loaded = self.is_loading = False
+                tell("no model is loaded; F5 chooses one")
                 await self.say("error", event.error)
             case Reading() if self._is_ours(event.id):
                 tell(f"reading {event.done:,} of {event.total:,} new tokens")
