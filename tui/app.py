@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar, TypeVar
 
 from textual.app import App, SystemCommand
@@ -19,6 +19,7 @@ from mlx_mistral.errors import SessionError
 from mlx_mistral.live.commands import Load, Settings
 from mlx_mistral.live.events import Loaded
 from mlx_mistral.live.protocol import Engine
+from mlx_mistral.sessions.codec import Setting
 from mlx_mistral.sessions.preferences import Preferences
 from mlx_mistral.sessions.rows import Session
 from mlx_mistral.sessions.store import Store
@@ -70,11 +71,13 @@ class ChatApp(App[None]):
         *,
         session: int | None = None,
         context: int | None = None,
+        stated: Mapping[str, Setting] | None = None,
     ) -> None:
         """A conversation goes on with `session` of the store, or is new.
 
-        Without a store nothing is saved. `context` is of the cache, in tokens. The engine is
-        started, and closed when the window is.
+        Without a store nothing is saved. `context` is of the cache, in tokens. What is `stated`
+        of the settings wins over what is preferred and over what the session was kept with. The
+        engine is started, and closed when the window is.
         Raises: SessionError: the session is not there.
         """
         super().__init__()
@@ -94,6 +97,7 @@ class ChatApp(App[None]):
         else:
             settings = self._settings_of(store.session(session))
             tree = store.tree(session)
+        settings = kept(settings, stated or {})
         self.chat = ChatScreen(engine, self.conversation(session, tree), settings, model)
 
     def conversation(self, session: int | None = None, tree: Tree | None = None) -> Conversation:

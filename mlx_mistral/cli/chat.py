@@ -32,7 +32,7 @@ def add_to(commands: options.Commands) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
     options.add_sampling(parser, max_tokens=MAX_TOKENS)
     # What is not given is taken from what a person has set in the window.
-    parser.set_defaults(model=None, max_tokens=None)
+    parser.set_defaults(model=None, max_tokens=None, top_p=None)
     parser.add_argument(
         "--plain", action="store_true",
         help="one message a line, whatever stdin and stdout are",
@@ -76,7 +76,7 @@ def _open_chat(args: argparse.Namespace) -> Chat:
         system=args.system,
         max_tokens=args.max_tokens or MAX_TOKENS,
         temp=args.temp or 0.0,
-        top_p=args.top_p,
+        top_p=args.top_p or 1.0,
         seed=args.seed,
         context=args.context,
         kv_bits=args.kv_bits,

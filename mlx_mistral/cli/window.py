@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mlx_mistral.errors import MlxMistralError
@@ -38,20 +37,20 @@ def open_window(args: argparse.Namespace) -> None:
     from mlx_mistral.sessions.store import Store
     from mlx_mistral.tui.window import ChatWindow
 
-    kept = load_preferences(default_path())
-    preferences = replace(kept, **_given(args))
+    preferences = load_preferences(default_path())
     with HangUp() as hang_up, Store() as store:
         last = store.last() if getattr(args, "continue") else None
         if last is None and getattr(args, "continue"):
             raise MlxMistralError("there is no conversation to continue; leave --continue out")
         model = args.model or (last.model if last else None) or preferences.model
         app = ChatWindow(
-            LiveEngine(caches=_caches(preferences)),
+            LiveEngine(caches=_caches(preferences), dtype=args.dtype),
             store,
             preferences,
             model or options.DEFAULT_MODEL,
             session=last.id if last else None,
             context=args.context,
+            stated=stated(args),
         )
         app.models = KnownModels(args.context)
         with asyncio.Runner() as runner:
@@ -72,14 +71,14 @@ def _caches(preferences: Preferences) -> PromptCacheStore | None:
     )
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the command line states, which win over those that are kept."""
-    stated = {
+def stated(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line states: they win over all that is kept."""
+    flags = {
         "temperature": args.temp,
-        "top_p": args.top_p if args.top_p != 1.0 else None,
+        "top_p": args.top_p,
         "max_tokens": args.max_tokens,
         "seed": args.seed,
         "cache_bits": args.kv_bits,
         "system": args.system,
     }
-    return {name: value for name, value in stated.items() if value is not None}
+    return {name: value for name, value in flags.items() if value is not None}

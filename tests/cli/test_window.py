@@ -67,12 +67,23 @@ def test_a_conversation_is_held_stopped_edited_branched_kept_and_continued(tmp_p
         f"{QUESTION} Explain.",
     }
 
-    with PseudoTerminal(tmp_path, *CHAT, "--continue", size=(100, 60)) as terminal:
+    stated = ("--temp", "0.5", "--top-p", "1", "--max-tokens", "7", "--kv-bits", "8")
+    again = (*CHAT, "demo", "--continue", *stated, "--system", "", "--seed", "3")
+    with PseudoTerminal(tmp_path, *again, size=(100, 60)) as terminal:
         terminal.until("You · 1 of 2")
         terminal.until(answer.content[:40])
         terminal.until("Go on")
+        terminal.type("More" + ENTER)
+        terminal.until("wrote 7 at")
         terminal.type(CTRL_Q)
         assert terminal.wait() == 0
+    with Store(tmp_path / "sessions.sqlite3") as store:
+        last = store.last()
+        assert last is not None
+        assert last.settings == {
+            "temperature": 0.5, "top_p": 1.0, "max_tokens": 7, "seed": 3, "system": "",
+            "cache_bits": 8,
+        }  # fmt: skip
 
 
 def test_there_must_be_something_to_continue(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scripted import ScriptedEngine, pieces, progress, told
 
 from mlx_mistral.live.commands import Settings
+from mlx_mistral.sessions.preferences import Preferences
 from mlx_mistral.sessions.store import Store
 from mlx_mistral.sessions.tree import Message, Tree
 from mlx_mistral.tui.app import ChatApp
@@ -175,6 +176,22 @@ async def test_a_disk_that_does_not_answer_delays_no_key_and_loses_nothing(tmp_p
             ("one", True), ("first", True), ("two", True), ("second", True), ("three", True),
             ("half", True),
         ]  # fmt: skip
+
+
+async def test_what_is_stated_wins_over_what_a_conversation_was_kept_with(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    with Store(tmp_path / "sessions.db") as store:
+        settings = {"temperature": 0.9, "seed": 4, "system": "Be brief."}
+        before = store.create(model="demo", settings=settings)
+        store.add(before.id, None, "user", "an older question")
+        stated = {"temperature": 0.0, "system": ""}
+        preferences = Preferences(temperature=0.2, top_p=0.5)
+        app = ChatApp(engine, store, preferences, session=before.id, stated=stated)
+        async with window(engine, app=app) as w:
+            now = app.chat.settings
+            assert (now.temperature, now.system, now.seed, now.top_p) == (0.0, "", 4, 0.5)
+            await w.answer("one", "first")
+        assert store.session(before.id).settings["temperature"] == 0.0
 
 
 async def test_another_conversation_has_its_own_settings_and_names_its_model(
