@@ -21,6 +21,7 @@ from .weights import (
     uniform_weights_in_memory,
     weights_in_memory,
 )
+from .workspace import PREFILL_TOKENS
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by its dtype's name in MLX."""
@@ -85,7 +86,14 @@ class ModelNeeds:
     def activation_bytes(self) -> int:
         return FLOAT_BYTES[self.dtype]
 
-    def plan(self, context: int, budget_bytes: int, kv_bits: int | None = None) -> MemoryPlan:
+    def plan(
+        self,
+        context: int,
+        budget_bytes: int,
+        kv_bits: int | None = None,
+        *,
+        prefill_tokens: int = PREFILL_TOKENS,
+    ) -> MemoryPlan:
         """Raises: ContextError: the model has no such context."""
         return plan_memory(
             self.config,
@@ -96,9 +104,16 @@ class ModelNeeds:
             gathers_float32=self.gathers_float32,
             loading_bytes=self.loading_bytes,
             kv_bits=kv_bits,
+            prefill_tokens=prefill_tokens,
         )
 
-    def max_context(self, budget_bytes: int, kv_bits: int | None = None) -> int:
+    def max_context(
+        self,
+        budget_bytes: int,
+        kv_bits: int | None = None,
+        *,
+        prefill_tokens: int = PREFILL_TOKENS,
+    ) -> int:
         """The longest context that fits; 0 where not even one token does."""
         return max_context(
             self.config,
@@ -108,6 +123,7 @@ class ModelNeeds:
             gathers_float32=self.gathers_float32,
             loading_bytes=self.loading_bytes,
             kv_bits=kv_bits,
+            prefill_tokens=prefill_tokens,
         )
 
     def fitting_kv_bits(self, context: int, budget_bytes: int) -> int | None:

@@ -16,7 +16,7 @@ from mlx_mistral.config.fields import MAX_DIMENSION
 from mlx_mistral.errors import ContextError
 
 from .cache import cache_bytes
-from .workspace import workspace_bytes
+from .workspace import PREFILL_TOKENS, workspace_bytes
 
 DEFAULT_CONTEXT = 32768
 
@@ -50,10 +50,11 @@ def plan_memory(
     gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
 ) -> MemoryPlan:
     """The plan for weights that will take `weights_bytes` in memory.
 
-    gathers_float32, loading_bytes, kv_bits: as in `workspace_bytes`.
+    gathers_float32, loading_bytes, kv_bits, prefill_tokens: as in `workspace_bytes`.
     Raises: ContextError: the model has no such context.
     """
     if context < 1 or context > longest_context(config):
@@ -68,6 +69,7 @@ def plan_memory(
         gathers_float32=gathers_float32,
         loading_bytes=loading_bytes,
         kv_bits=kv_bits,
+        prefill_tokens=prefill_tokens,
     )
     return MemoryPlan(
         context=context,
@@ -87,6 +89,7 @@ def max_context(
     gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
 ) -> int:
     """The longest context whose plan fits the budget; 0 where not even one token does.
 
@@ -103,6 +106,7 @@ def max_context(
             gathers_float32=gathers_float32,
             loading_bytes=loading_bytes,
             kv_bits=kv_bits,
+            prefill_tokens=prefill_tokens,
         ).fits
 
     # Needs grow with the context, so halving the range finds the last that fits.

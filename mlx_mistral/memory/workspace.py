@@ -2,9 +2,9 @@
 
 What the formulas assume:
 - One text, read in chunks of `PREFILL_TOKENS`.
-- Attention is not fused: the scores of all heads over a chunk and all it sees are written
-  out, as the CPU backend does. Fused kernels on a GPU write none of them, so there the sum is
-  too large by up to H x T x S numbers; nothing has been measured there, and what the device
+- Attention is not fused: the scores of all heads over a block of queries and all that it sees
+  are written out, as on the CPU backend. Fused kernels on a GPU write none of them, so there
+  the sum is too large by them; nothing has been measured there, and what the device
   holds in flight is not counted either.
 - MLX allocates a few steps ahead of what is computed: while one layer's feed-forward is still
   held, the next layer's attention may be there, but never two of a kind. How many copies of
@@ -17,11 +17,14 @@ W window, E experts, k experts a token.
 from __future__ import annotations
 
 from mlx_mistral.config import ModelConfig
+from mlx_mistral.model.blocked import UNFUSED_ROWS
 
 from .cache import cache_bytes, pair_bytes, ring_bytes, stored_bytes
 
 PREFILL_TOKENS = 512
 """Tokens of a prompt that generation reads at a time."""
+BLOCKS_AT_ONCE = 4
+"""Of attention's blocks of queries, those that MLX holds together."""
 CHAT_PLACES = 2
 """Moments of a conversation that a Chat can go back to; each holds all rings."""
 VOCABULARY_ROWS = 24
@@ -37,6 +40,7 @@ def workspace_bytes(
     gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
+    prefill_tokens: int = PREFILL_TOKENS,
 ) -> int:
     """The most that MLX holds beside weights and cache, for a text of `context` tokens.
 
@@ -46,26 +50,47 @@ def workspace_bytes(
         the CPU backend needs.
     loading_bytes: what loading holds beside the weights; no cache and no text are there yet.
     kv_bits: of a quantized cache, whose keys and values are dequantized for each chunk.
+    prefill_tokens: of a chunk.
     """
     b = activation_bytes
+    n_new = min(prefill_tokens, context)
     rings = (1 + kept_places) * ring_bytes(config, context, b, kv_bits)
     grown = stored_bytes(config, context, b, kv_bits) if None in config.windows else 0
-    dequantized = 0 if kv_bits is None else _dequantized(config, context, b, kv_bits)
-    casts = _experts_in_float32(config) if gathers_float32 else 0
-    expert_bytes = 4 if gathers_float32 else b
     passing = max(
-        _prefill(config, context, b, expert_bytes), _decode(config, context, b, expert_bytes)
+        pass_bytes(config, n, context, b, gathers_float32=gathers_float32, kv_bits=kv_bits)
+        for n in {n_new, 1}
     )
-    held = passing + rings + grown + casts + dequantized + 4 * VOCABULARY_ROWS * config.vocab_size
+    held = passing + rings + grown
     # While the model loads, what is set aside for the cache is still free.
     return max(held, loading_bytes - cache_bytes(config, context, b, kv_bits))
 
 
-def _prefill(config: ModelConfig, context: int, b: int, expert_bytes: int) -> int:
+def pass_bytes(
+    config: ModelConfig,
+    n_new: int,
+    context: int,
+    activation_bytes: int,
+    *,
+    gathers_float32: bool = False,
+    kv_bits: int | None = None,
+) -> int:
+    """What one pass over n tokens writes and frees again, caches aside, in a text of `context`.
+
+    One token is decoded, with the pass before it still under way. Arguments as in
+    `workspace_bytes`.
+    """
+    b, expert_bytes = activation_bytes, 4 if gathers_float32 else activation_bytes
+    of_layers = _prefill if n_new > 1 else _decode
+    dequantized = 0 if kv_bits is None else _dequantized(config, n_new, context, b, kv_bits)
+    casts = _experts_in_float32(config) if gathers_float32 else 0
+    sampling = 4 * VOCABULARY_ROWS * config.vocab_size
+    return of_layers(config, n_new, context, b, expert_bytes) + casts + dequantized + sampling
+
+
+def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes: int) -> int:
     """A chunk between two layers: hidden states, projections, attention and feed-forward."""
-    n_new = min(PREFILL_TOKENS, context)
     # Norms and RoPE compute in float32, whatever goes in and out.
-    hidden = 12 * n_new * config.dim * 4
+    hidden = 9 * n_new * config.dim * 4
     queries = n_new * config.n_heads * config.head_dim * 4
     projections = 3 * queries + 4 * pair_bytes(config, n_new, 4)
     attention = max(_attention(config, window, n_new, context, b) for window in set(config.windows))
@@ -73,27 +98,23 @@ def _prefill(config: ModelConfig, context: int, b: int, expert_bytes: int) -> in
 
 
 def _attention(config: ModelConfig, window: int | None, n_new: int, context: int, b: int) -> int:
-    """Scores, mask, queries scaled and put in order, and the result."""
+    """Scores and masks of blocks; queries scaled, and the result in pieces and whole."""
     queries = n_new * config.n_heads * config.head_dim * b
+    rows = min(UNFUSED_ROWS, n_new)
+    widest = context if window is None else min(context, window + rows)
+    ends = range(context, context - min(BLOCKS_AT_ONCE * rows, n_new), -rows)
+    scores = rows * sum(min(end, widest) for end in ends)
+    blocks = scores * (config.n_heads * b + 1) + 3 * queries
     if window is None or context <= window:
-        return n_new * context * (config.n_heads * b + 1) + 3 * queries
+        return blocks
+    # The past is put back in order, then joined with the chunk; int32 columns make the mask.
     past = min(window - 1, context - n_new)
-    if n_new <= window:
-        # The past is put back in order, then joined with the chunk; int32 columns make the mask.
-        seen = past + n_new
-        copies = pair_bytes(config, past, b) + pair_bytes(config, seen, b)
-        return n_new * seen * (config.n_heads * b + 8) + 3 * queries + copies
-    blocks = -(-n_new // window)
-    padded = blocks * window
-    # In blocks of W each key lies twice, beside the padded keys that the blocks are cut from.
-    copies = pair_bytes(config, past + n_new, b) + 3 * pair_bytes(config, padded + window, b)
-    rows = 3 * padded * config.n_heads * config.head_dim * b
-    return padded * 2 * window * (config.n_heads * b + 2) + 8 * window * 2 * window + rows + copies
+    copies = pair_bytes(config, past, b) + pair_bytes(config, past + n_new, b)
+    return blocks + 8 * rows * widest + copies
 
 
-def _dequantized(config: ModelConfig, context: int, b: int, kv_bits: int) -> int:
+def _dequantized(config: ModelConfig, n_new: int, context: int, b: int, kv_bits: int) -> int:
     """What one layer sees while the next layer's is made: cut out, and as wide as activations."""
-    n_new = min(PREFILL_TOKENS, context)
     seen = max(
         context if window is None else min(context, window + n_new) for window in config.windows
     )
@@ -111,10 +132,12 @@ def _feed_forward(config: ModelConfig, n_new: int, b: int, expert_bytes: int) ->
     return rows * (3 * config.hidden_dim * expert_bytes + 4 * config.dim * 4)
 
 
-def _decode(config: ModelConfig, context: int, b: int, expert_bytes: int) -> int:
+def _decode(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes: int) -> int:
     """Two passes may be under way; each has scores over the whole text."""
     seen = max(context if window is None else min(context, window) for window in config.windows)
-    return 2 * 3 * config.n_heads * seen * max(b, 4) + 2 * _feed_forward(config, 1, b, expert_bytes)
+    return 2 * 3 * config.n_heads * seen * max(b, 4) + 2 * _feed_forward(
+        config, n_new, b, expert_bytes
+    )
 
 
 def _experts_in_float32(config: ModelConfig) -> int:

@@ -1,0 +1,256 @@
+"""A text stays inside a budget: asked between chunks and between tokens, it steps down in time.
+
+The order is always the same:
+
+1. smaller chunks of the prompt, which need less workspace;
+2. what MLX keeps for reuse is given back, and places of a chat to go back to are forgotten;
+3. the cache is quantized where it is, to 8 bits and then to 4, one layer after another;
+4. the reply ends.
+
+What a pass will need is reckoned before it is built, by the arithmetic of the plan, so nothing
+waits for the device to find out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.cache.fixed import round_up
+from mlx_mistral.cache.quantized import can_quantize
+from mlx_mistral.config.quantization import KV_BITS
+from mlx_mistral.errors import MemoryBudgetError
+from mlx_mistral.model import Model
+
+from .cache import cache_bytes, ring_bytes, stored_bytes
+from .limits import limits_of
+from .size_text import size_text
+from .workspace import pass_bytes
+
+SMALLEST_CHUNK = 32
+"""Tokens; before a prompt is read in smaller chunks, more of memory is freed."""
+
+Tell = Callable[[str], None]
+"""Told each step down once, in a line."""
+
+
+def log(line: str) -> None:
+    """Where nobody else is told."""
+    logging.getLogger("mlx_mistral").warning("%s", line)
+
+
+class Governor:
+    """Watches over one text's caches.
+
+    cache: changed in place where it is quantized, if it is a list; a tuple stays as it is.
+    budget_bytes: for all that MLX allocates.
+    spare: frees what the caller could do without.
+    reserved_bytes: will be taken by something else meanwhile.
+    Nothing may be under way on the device when one is made.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: Sequence[KVCache],
+        budget_bytes: int,
+        *,
+        tell: Tell = log,
+        spare: Callable[[], None] | None = None,
+        reserved_bytes: int = 0,
+    ) -> None:
+        self._config, self._cache, self._budget = model.config, cache, budget_bytes
+        self._size = model.dtype.size
+        self._gathers = _gathers_float32(model)
+        self._reserved = reserved_bytes
+        self._tell, self._spare = tell, spare
+        self._has_released = False
+        self._told_of_chunks = False
+        self._sure_until = self._end = 0
+        self._besides = 0
+        self.measure()
+
+    def measure(self) -> None:
+        """Notes what else MLX holds: weights above all. Nothing may be under way."""
+        self._besides = max(0, mx.get_active_memory() - self._held) + self._reserved
+
+    def check(self, n_tokens: int) -> None:
+        """Before a prompt is read. Raises: MemoryBudgetError: it will not fit, whatever is done."""
+        self._end = self._offset + n_tokens
+        bits = self._narrowest()
+        held = max(self._held_at(self._end, bits), 0)
+        chunk = min(SMALLEST_CHUNK, n_tokens)
+        free = self._budget - self._besides - held - self._pass(chunk, self._end, bits)
+        if free < self._copied(self._end, bits):
+            raise MemoryBudgetError(
+                f"{self._end} tokens do not fit the memory budget of {size_text(self._budget)} "
+                f"beside {size_text(self._besides)} that are taken; shorten the text or give "
+                "more with --memory"
+            )
+
+    def chunk(self, wanted: int) -> int:
+        """Tokens of the prompt to read next, at most as many as wanted. Between two chunks.
+
+        Raises: MemoryBudgetError: there is no room even for a small one.
+        """
+        self.measure()
+        wanted = max(1, min(wanted, self._end - self._offset))
+        size = wanted
+        while not self._fits(size):
+            if size > SMALLEST_CHUNK:
+                size = max(size // 2, SMALLEST_CHUNK)
+            elif self._step_down():
+                self.measure()
+                size = wanted
+            else:
+                raise MemoryBudgetError(
+                    f"the memory budget of {size_text(self._budget)} is used up after "
+                    f"{self._offset} of {self._end} tokens; shorten the text or give more with "
+                    "--memory"
+                )
+        if size < wanted and not self._told_of_chunks:
+            self._told_of_chunks = True
+            self._tell(f"memory runs short: the prompt is read in chunks of {size} tokens")
+        if self._is_tight(size):
+            self._grow(size)
+        return size
+
+    def may_go_on(self) -> bool:
+        """Whether one token more can be decoded; most calls compare two numbers."""
+        if self._offset < self._sure_until:
+            return True
+        while not self._fits(1):
+            if not self._step_down():
+                self._tell(
+                    f"the memory budget of {size_text(self._budget)} is used up: the reply ends "
+                    f"at {self._offset} tokens; give more with --memory"
+                )
+                return False
+        if self._is_tight(1):
+            self._grow(1)
+        self._sure_until = round_up(self._offset + 1)
+        return True
+
+    @property
+    def _offset(self) -> int:
+        return self._cache[0].offset
+
+    @property
+    def _bits(self) -> int | None:
+        return self._cache[0].kv_bits
+
+    @property
+    def _held(self) -> int:
+        return sum(one.nbytes for one in self._cache)
+
+    def _fits(self, n_new: int) -> bool:
+        """Were the buffers to grow one after another, and then to be quantized so."""
+        return self._free(n_new) >= self._copied(self._offset + n_new, self._bits)
+
+    def _is_tight(self, n_new: int) -> bool:
+        """Whether growing all buffers at once, as a pass may do, would be too much."""
+        return self._free(n_new) < self._held
+
+    def _free(self, n_new: int) -> int:
+        """What is left when n tokens more are stored, while the pass over them is under way."""
+        end = self._offset + n_new
+        held = max(self._held, self._held_at(end, self._bits))
+        return self._budget - self._besides - held - self._pass(n_new, end, self._bits)
+
+    def _held_at(self, end: int, bits: int | None) -> int:
+        return cache_bytes(self._config, end, self._size, bits)
+
+    def _pass(self, n_new: int, end: int, bits: int | None) -> int:
+        """With the copies of rings that are written while a snapshot holds them."""
+        rings = ring_bytes(self._config, end, self._size, bits)
+        # What is decided for one token holds until the buffers grow.
+        seen = round_up(end) if n_new == 1 else end
+        return rings + pass_bytes(
+            self._config, n_new, seen, self._size, gathers_float32=self._gathers, kv_bits=bits
+        )
+
+    def _copied(self, end: int, bits: int | None) -> int:
+        """One layer's buffers while they are copied, to grow or to be quantized."""
+        end = round_up(end)
+        widest = max(end if w is None else min(w, end) for w in self._config.windows)
+        n_copies = 1 if bits == self._narrowest() else 3
+        return n_copies * stored_bytes(self._config, widest, self._size, bits)
+
+    def _step_down(self) -> bool:
+        """Frees memory. False: all has been done."""
+        if not self._has_released:
+            self._has_released = True
+            if self._spare is not None:
+                self._spare()
+            mx.clear_cache()
+            mx.set_cache_limit(0)
+            self._tell("memory runs short: what is kept for reuse is given back")
+            return True
+        narrower = [bits for bits in self._narrower() if bits < (self._bits or 16)]
+        if not narrower or not isinstance(self._cache, MutableSequence):
+            return False
+        for i, one in enumerate(self._cache):
+            self._cache[i] = one.to_quantized(bits=narrower[0])
+            del one
+            mx.eval(self._cache[i].state)
+        mx.clear_cache()
+        self._tell(f"memory runs short: the cache is quantized to {narrower[0]} bits")
+        return True
+
+    def _narrower(self) -> tuple[int, ...]:
+        return KV_BITS if can_quantize(self._config.head_dim) else ()
+
+    def _narrowest(self) -> int | None:
+        mutable = isinstance(self._cache, MutableSequence)
+        return min(self._narrower(), default=self._bits) if mutable else self._bits
+
+    def _grow(self, n_new: int) -> None:
+        """Makes room layer by layer, so that one buffer at a time is held twice."""
+        for one in self._cache:
+            if one.reserve(n_new):
+                mx.eval(one.state)
+
+
+def governor_of(
+    model: Model,
+    cache: Sequence[KVCache],
+    *,
+    tell: Tell = log,
+    spare: Callable[[], None] | None = None,
+    reserved_bytes: int = 0,
+) -> Governor | None:
+    """What watches over a text of a model that has a budget."""
+    if model.budget_bytes is None:
+        return None
+    return Governor(
+        model, cache, model.budget_bytes, tell=tell, spare=spare, reserved_bytes=reserved_bytes
+    )
+
+
+@contextmanager
+def model_limits(model: Model, n_tokens: int) -> Iterator[None]:
+    """MLX's own limits for a text of at most n tokens, of a model that has a budget."""
+    if model.budget_bytes is None:
+        yield
+        return
+    planned = mx.get_active_memory() + cache_bytes(model.config, n_tokens, model.dtype.size)
+    with limits_of(model.budget_bytes, wired_bytes=min(planned, model.budget_bytes)):
+        yield
+
+
+def text_bytes(model: Model, n_tokens: int) -> int:
+    """What another model's cache of a text and its work on it take."""
+    size = model.dtype.size
+    cache = cache_bytes(model.config, n_tokens, size)
+    return cache + pass_bytes(model.config, SMALLEST_CHUNK, n_tokens, size)
+
+
+def _gathers_float32(model: Model) -> bool:
+    """Whether experts are widened for each use; see `workspace_bytes`."""
+    config = model.config
+    is_plain = config.moe is not None and config.quantization is None
+    return is_plain and model.dtype != mx.float32 and mx.default_device() == mx.cpu
