@@ -130,6 +130,7 @@ class Chat:
             prompt_cache=self.cache,
             cached_ids=ids[: self.reused_tokens],
             progress=progress,
+            spare=self._prefix.forget_places,
             **options,
         )
         try:

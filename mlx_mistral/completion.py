@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import mlx.core as mx
@@ -20,8 +21,10 @@ from mlx_mistral.generation import (
     stream_seed,
 )
 from mlx_mistral.generation.clock import Clock
-from mlx_mistral.generation.prefill import Progress
+from mlx_mistral.generation.decode import MayGoOn
+from mlx_mistral.generation.prefill import Progress, StepSize
 from mlx_mistral.generation.speculate import Counts, Drawn, generate_with_drafts
+from mlx_mistral.memory.governor import Tell, governor_of, log, model_limits, text_bytes
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
 
@@ -75,6 +78,8 @@ def stream_generate(
     draft_model: Model | None = None,
     cached_ids: Sequence[int] = (),
     draft_counts: Counts | None = None,
+    tell: Tell = log,
+    spare: Callable[[], None] | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> Generator[GenerationResponse, None, None]:
     """Yields a response for each token as it is made.
@@ -91,10 +96,13 @@ def stream_generate(
     draft_model: let this smaller model of the same tokenizer write the drafts.
     cached_ids: the tokens that prompt_cache holds, to draft from as well.
     draft_counts: filled with what drafting did.
+    tell: told in a line of each step down, where the model's memory budget runs short.
+    spare: called then, to free what the caller could do without.
     sampling: temp, top_k, top_p, min_p, repetition_penalty, seed; see `Sampling`.
     The last response has a finish_reason: "stop" at an end-of-text token or stop string,
-    "length" at max_tokens or the end of the context.
-    Raises: ContextError: the prompt does not fit. TokenizerError: it cannot be encoded.
+    "length" at max_tokens or the end of the context or of the memory budget.
+    Raises: ContextError: the prompt does not fit. MemoryBudgetError: it does not fit the model's
+    budget. TokenizerError: it cannot be encoded.
     """
     ids = _to_ids(tokenizer, prompt)
     cache = prompt_cache or model.make_cache(context=context, kv_bits=kv_bits)
@@ -106,7 +114,15 @@ def stream_generate(
         "max_tokens": max_tokens,
         "prefill_step_size": prefill_step_size,
         "progress": progress,
+        "may_go_on": None,
     }
+    n_most = cache[0].offset + len(ids) + max_tokens
+    drafting = 0 if draft_model is None else text_bytes(draft_model, n_most)
+    governor = governor_of(model, cache, tell=tell, spare=spare, reserved_bytes=drafting)
+    if governor is not None:
+        governor.check(len(ids))
+        options["prefill_step_size"] = partial(governor.chunk, prefill_step_size)
+        options["may_go_on"] = governor.may_go_on
     steps: Generator[Step | Drawn, None, None]
     if speculate or draft_model is not None:
         steps = generate_with_drafts(
@@ -115,7 +131,7 @@ def stream_generate(
     else:
         steps = generate_ids(model, ids, **options)
     # Closed at once where the reply ends early: drafts must not stay in the cache.
-    with closing(steps):
+    with model_limits(model, n_most), closing(steps):
         for step in steps:
             clock.tick()
             delta, ended = text.add(step.token)
@@ -142,8 +158,9 @@ class _CommonOptions(TypedDict):
     cache: Sequence[KVCache]
     sampling: Sampling
     max_tokens: int
-    prefill_step_size: int
+    prefill_step_size: StepSize
     progress: Progress | None
+    may_go_on: MayGoOn | None
 
 
 class GenerationOptions(SamplingOptions, total=False):
@@ -160,6 +177,8 @@ class GenerationOptions(SamplingOptions, total=False):
     draft_model: Model | None
     cached_ids: Sequence[int]
     draft_counts: Counts | None
+    tell: Tell
+    spare: Callable[[], None] | None
 
 
 def generate(

@@ -83,6 +83,10 @@ class PrefixCache:
             self._places.remove(min(self._places, key=lambda place: self._worth(place, held)))
         self._places.append(Place(ids, [one.snapshot() for one in self.layers], nbytes))
 
+    def forget_places(self) -> None:
+        """Frees the memory of all places to go back to; the caches stay."""
+        self._places.clear()
+
     def settle(self) -> None:
         """Drops the ids that were drawn but not yet fed."""
         del self.ids[self.layers[0].offset :]

@@ -24,6 +24,8 @@ Seen = Mapping[str, mx.array]
 Watch = Callable[[mx.array, mx.array], Seen]
 """Given each pass's logits and the tokens drawn from them before either is computed; the arrays
 that it returns are computed with them. Shapes: (B, vocab), (B,)."""
+MayGoOn = Callable[[], bool]
+"""Whether there is room for one pass more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,8 +56,12 @@ def generate_ids(
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
     watch: Watch | None = None,
+    may_go_on: MayGoOn | None = None,
 ) -> Generator[Step, None, None]:
     """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
+
+    may_go_on: asked before each pass after the prompt's; where it says no, the token that is
+        then known is the last. It may replace caches in the list.
 
     When a token is yielded, the cache holds all tokens up to it, or up to the one before;
     `cache[0].offset` says which. It stays usable when the caller stops, or is interrupted.
@@ -76,7 +82,8 @@ def generate_ids(
         progress=progress,
         interrupt=interrupt,
     )
-    for tokens, drawn_from, is_last, seen in decode(model, cache, logits, sampler, budget, watch):
+    made = decode(model, cache, logits, sampler, budget, watch, may_go_on)
+    for tokens, drawn_from, is_last, seen in made:
         yield Step(tokens[0], drawn_from, is_last, seen)
 
 
@@ -87,6 +94,7 @@ def decode(
     sampler: Sampler,
     budget: int,
     watch: Watch | None = None,
+    may_go_on: MayGoOn | None = None,
 ) -> Iterator[tuple[list[int], mx.array, bool, Seen]]:
     """Draws `budget` tokens for each of B texts, the first ones from the prompts' logits.
 
@@ -99,7 +107,7 @@ def decode(
     seen = watch(logits, token) if watch else {}
     mx.async_eval(token, seen)
     for n in range(1, budget + 1):
-        is_last = n == budget
+        is_last = n == budget or (may_go_on is not None and not may_go_on())
         if not is_last:
             with all_or_nothing(cache, 1):
                 next_logits, next_token = step(token)
@@ -113,8 +121,9 @@ def decode(
         if not is_last and not step.may_overlap:
             mx.async_eval(next_token, next_seen)
         yield drawn, logits, is_last, seen
-        if not is_last:
-            token, logits, seen = next_token, next_logits, next_seen
+        if is_last:
+            return
+        token, logits, seen = next_token, next_logits, next_seen
         if n % CLEAR_EVERY == 0:
             mx.clear_cache()
 

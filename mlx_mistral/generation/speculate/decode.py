@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.prefix import common_prefix
-from mlx_mistral.generation.decode import CLEAR_EVERY, nan_error
+from mlx_mistral.generation.decode import CLEAR_EVERY, MayGoOn, nan_error
 from mlx_mistral.generation.prefill import all_or_nothing
 from mlx_mistral.generation.sampling import Sampler
 from mlx_mistral.generation.step import NAN, NextToken, draw
@@ -94,6 +94,7 @@ class DraftingDecoder:
         *,
         lengths: DraftLength | None = None,
         counts: Counts | None = None,
+        may_go_on: MayGoOn | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.counts = Counts() if counts is None else counts
@@ -102,6 +103,7 @@ class DraftingDecoder:
         self._next = NextToken(model, cache, sampler)
         self._checking = CheckingPass(model, cache)
         self._lengths = lengths or DraftLength()
+        self._may_go_on = may_go_on or (lambda: True)
         self._now = now
         self._read_at = 0.0
         self._left = 0
@@ -144,7 +146,7 @@ class DraftingDecoder:
             if self.counts.tokens:
                 self._lengths.decoded(elapsed)
             yield self._emit(value, pending.logits[0])
-            pending = following
+            pending = following if self._left else None
 
     def _draft_after(self, value: int) -> Generator[Drawn, None, _Pending | None]:
         """Checks drafts for as long as they pay. Returns the token that is then under way."""
@@ -166,6 +168,8 @@ class DraftingDecoder:
             self._lengths.checked(match, len(draft), accepted, seconds)
             for i in range(accepted + 1):
                 yield self._emit(drawn[i], rows[i], from_draft=i < accepted)
+                if not self._left:
+                    return None
             value = drawn[accepted]
         return None
 
@@ -213,6 +217,8 @@ class DraftingDecoder:
         self._left -= 1
         self.counts.tokens += 1
         self._drafter.extend([value])
+        if self._left and not self._may_go_on():
+            self._left = 0
         return Drawn(value, logits, not self._left, from_draft)
 
     def _count_pass(self) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Generator, Sequence
 import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
-from mlx_mistral.generation.prefill import Progress, prefill
+from mlx_mistral.generation.decode import MayGoOn
+from mlx_mistral.generation.prefill import Progress, StepSize, prefill
 from mlx_mistral.generation.prompt import check_prompt, check_room
 from mlx_mistral.generation.sampling import Sampler, Sampling
 from mlx_mistral.model import Model
@@ -26,8 +27,9 @@ def generate_with_drafts(
     max_tokens: int,
     draft_model: Model | None = None,
     before: Sequence[int] = (),
-    prefill_step_size: int = 512,
+    prefill_step_size: StepSize = 512,
     progress: Progress | None = None,
+    may_go_on: MayGoOn | None = None,
     counts: Counts | None = None,
 ) -> Generator[Drawn, None, None]:
     """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
@@ -52,11 +54,11 @@ def generate_with_drafts(
             draft_model,
             text,
             vocab_size=model.config.vocab_size,
-            prefill_step_size=prefill_step_size,
+            prefill_step_size=prefill_step_size if isinstance(prefill_step_size, int) else 512,
         )
     logits = prefill(
         model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
     )
     sampler = Sampler(sampling, model.config.vocab_size, [prompt])
-    decoder = DraftingDecoder(model, cache, sampler, drafter, counts=counts)
+    decoder = DraftingDecoder(model, cache, sampler, drafter, counts=counts, may_go_on=may_go_on)
     yield from decoder.decode(logits, budget)
