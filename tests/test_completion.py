@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 from tiny import LetterTokenizer, random_ids, tiny_config, tiny_model
 
-from mlx_mistral.completion import GenerationResponse, batch_generate, generate, stream_generate
+from mlx_mistral.completion import (
+    GenerationResponse,
+    batch_generate,
+    generate,
+    stream_generate,
+)
 from mlx_mistral.errors import MlxMistralError, TokenizerError
+from mlx_mistral.generation import SamplingOptions
 from mlx_mistral.model import Model
 from mlx_mistral.text.stop import StopStrings
 
@@ -202,3 +208,24 @@ def test_texts_of_a_batch_end_on_their_own(model: Model) -> None:
         assert 2 not in ids[:-1]
         assert batch.texts[i] == TOKENIZER.decode(ids)
     assert len(set(batch.texts)) == 24
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 32])
+def test_samples_of_a_seed_are_repeated_whatever_their_number_and_the_first_is_the_only_one(
+    model: Model, max_batch: int
+) -> None:
+    options: SamplingOptions = {"temp": 1.0, "top_p": 0.95, "seed": 3}
+    few, many = (
+        batch_generate(model, None, [[5, 6]] * n, 8, max_batch=max_batch, **options) for n in (2, 5)
+    )
+    assert many.token_ids[:2] == few.token_ids
+    assert len({tuple(ids) for ids in many.token_ids}) == 5
+    alone = stream_generate(model, None, [5, 6], max_tokens=8, **options)
+    assert [r.token for r in alone] == many.token_ids[0]
+
+
+def test_texts_that_wait_for_room_come_in_the_order_of_their_prompts(model: Model) -> None:
+    prompts = [random_ids(n, seed=n) for n in (9, 2, 14, 5, 5)]
+    batch = batch_generate(model, None, prompts, 6, max_batch=2)
+    for prompt, ids in zip(prompts, batch.token_ids, strict=True):
+        assert ids == [r.token for r in stream_generate(model, None, prompt, max_tokens=6)]
