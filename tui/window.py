@@ -13,7 +13,6 @@ from textual import on
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen, Screen
-from textual.widgets import Footer
 
 from mlx_mistral.errors import MlxMistralError
 from mlx_mistral.live.commands import Watch
@@ -29,6 +28,7 @@ from .app import ChatApp
 from .bridge import Batch
 from .chat.settings import as_preferences
 from .commands.parse import Command
+from .footer import KeyLine
 from .panels.machine import MachinePanel
 from .panels.status_line import StatusLine
 from .panels.token_view import TokenView
@@ -55,7 +55,7 @@ class TokenScreen(ModalScreen[tuple[int, ...] | None]):
 
     def compose(self) -> ComposeResult:
         yield TokenView(self._pieces[0].id if self._pieces else 0, self._pieces)
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     @on(TokenView.ContinueFrom)
     def _go_on(self, event: TokenView.ContinueFrom) -> None:
@@ -93,7 +93,7 @@ class ChatWindow(ChatApp):
         self.call_later(self._furnish)
 
     async def _furnish(self) -> None:
-        await self.chat.mount(self._status, before=self.chat.query_one(Footer))
+        await self.chat.mount(self._status, before=self.chat.query_one(KeyLine))
         await self.chat.mount(self._machine, before=0)
         self.told.subscribe(self.chat, self._show)
         if self.models is not None:

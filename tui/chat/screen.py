@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Footer, Static, TextArea
+from textual.widgets import Static, TextArea
 
 from mlx_mistral.live.commands import Command, Settings
 from mlx_mistral.live.events import Event
@@ -19,6 +19,7 @@ from mlx_mistral.live.protocol import Engine
 from mlx_mistral.tui.commands.attach import Attachment, AttachmentError, attached, mentions, read
 from mlx_mistral.tui.commands.parse import Command as SlashCommand
 from mlx_mistral.tui.commands.parse import Refused, is_command, message_of, parse
+from mlx_mistral.tui.footer import KeyLine
 
 from .attached import Attached, escaped
 from .branching import BranchingScreen
@@ -69,7 +70,7 @@ class ChatScreen(BranchingScreen):
         yield self._attached
         yield self._candidates
         yield self.composer
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     async def hear(self, events: Iterable[Event]) -> None:
         events = tuple(events)

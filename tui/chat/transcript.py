@@ -22,13 +22,13 @@ class Transcript(Stretch):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab,i", "leave", "Write"),
-        Binding("up,k", "select(-1)", "Choose", key_display="↑↓"),
+        Binding("up,k", "select(-1)", "Go", key_display="↑↓"),
         Binding("down,j", "select(1)", "Next message", show=False),
         Binding("home,g", "first", "First", show=False),
         Binding("end,G", "last", "Last", show=False),
-        Binding("left,h", "switch(-1)", "Version", key_display="←→"),
+        Binding("left,h", "switch(-1)", "Branch", key_display="←→"),
         Binding("right,l", "switch(1)", "Next version", show=False),
-        Binding("enter,t", "toggle_thoughts", "Thought"),
+        Binding("enter,t", "toggle_thoughts", "Open"),
         Binding("c", "copy", "Copy"),
         Binding("b", "copy_block", "Code"),
         Binding("e", "edit", "Edit"),
