@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.fixed import Form, stand_ins
@@ -17,10 +18,11 @@ from .tracing import can_trace, unfused_on_cpu
 NAN = -1
 """Drawn in place of a token where a text's logits are NaN; the vocabulary does not have it."""
 
-
-IN_FLIGHT_BYTES = 1 << 20
-"""Caches so small may be copied. A step that is submitted while the one before it still reads
-the buffers cannot write in place, and copies them; larger ones wait until they are free."""
+IN_FLIGHT_BYTES = 16 << 20
+"""Caches so small may be copied on a GPU: that takes less time than its waiting for the host."""
+STEP_BYTES = 600 << 20
+"""A step that reads more is cut into more commands than MLX leaves outstanding: it encodes on when
+at most 10 are, of at most 50 MB each. Source: mlx, transforms.cpp, metal/device.cpp."""
 
 
 class NextToken:
@@ -30,11 +32,14 @@ class NextToken:
         self._model, self._cache, self._sampler = model, cache, sampler
         traced = model.is_traceable and can_trace()
         self._compiled = CompiledStep(model, cache, sampler) if traced else None
+        weights: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
+        self._weight_bytes = sum(one.nbytes for _, one in weights)
 
     @property
     def may_overlap(self) -> bool:
         """Whether a step may be submitted before the one before it is done."""
-        return sum(one.nbytes for one in self._cache) <= IN_FLIGHT_BYTES
+        cache_bytes = sum(one.nbytes for one in self._cache)
+        return may_overlap(self._weight_bytes, cache_bytes, on_cpu=mx.default_device() == mx.cpu)
 
     def __call__(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """Builds the step, without computing it. The caches then hold the given tokens.
@@ -45,6 +50,18 @@ class NextToken:
             return built
         logits = self._model(tokens[:, None], self._cache)[:, -1]
         return logits, draw(self._sampler, logits)
+
+
+def may_overlap(weight_bytes: int, cache_bytes: int, *, on_cpu: bool) -> bool:
+    """Whether steps in flight together gain more than they cost.
+
+    A buffer that the step before still reads cannot be written in place, and is copied. MLX
+    bounds what is outstanding, so that in a large model a layer's turn comes again only when
+    its buffers are free. On the CPU it bounds that to less than one layer.
+    """
+    if on_cpu or cache_bytes <= IN_FLIGHT_BYTES:
+        return True
+    return weight_bytes + cache_bytes > STEP_BYTES
 
 
 class CompiledStep:

@@ -143,20 +143,41 @@ def test_a_router_may_be_listened_to_for_a_while(replays: list[bool]) -> None:
     assert all(replays)
 
 
+@pytest.mark.parametrize("n_layers", [1, 4])
+@pytest.mark.parametrize("is_replayed", [True, False])
 @pytest.mark.parametrize("window", [None, 4096])
-def test_no_step_copies_the_cache(window: int | None) -> None:
+def test_no_step_copies_the_cache(
+    window: int | None, is_replayed: bool, n_layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Large buffers are written in place: memory peaks at a fraction of one of them."""
-    model = model_of("mistral", sliding_window=window, head_dim=64)
+    if not is_replayed:
+        built_anew(monkeypatch)
+    model = model_of("mistral", sliding_window=window, head_dim=64, n_layers=n_layers)
     cache = model.make_cache()
-    prompt = random_ids(4110)
-    steps = generate_ids(
-        model, prompt, cache=cache, sampling=Sampling(), max_tokens=12, prefill_step_size=2048
-    )
+    for one in cache:
+        one.update_and_fetch(mx.zeros((1, 2, 4110, 64)), mx.zeros((1, 2, 4110, 64)))
+        mx.eval(one.state)
+    steps = generate_ids(model, [1], cache=cache, sampling=Sampling(), max_tokens=12)
     for _ in range(3):
         next(steps)
+    mx.synchronize()
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     for _ in steps:
         pass
     assert mx.get_peak_memory() - before < cache[0].nbytes // 4
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("weights", "cache", "may"),
+    [(100 * MB, 8 * MB, True), (100 * MB, 64 * MB, False), (4000 * MB, 64 * MB, True)],
+)
+def test_on_a_gpu_steps_wait_for_each_other_where_they_would_copy_large_caches(
+    weights: int, cache: int, may: bool
+) -> None:
+    assert step_module.may_overlap(weights, cache, on_cpu=False) is may
+    assert step_module.may_overlap(weights, cache, on_cpu=True)
