@@ -205,6 +205,14 @@ sys.exit(", ".join(sorted(loaded & {set(HEAVY)!r})) or 0)
     assert done.returncode == 0, done.stderr
 
 
+def test_a_folder_is_loaded_without_the_library_of_the_hub() -> None:
+    statement = (
+        "import sys; from mlx_mistral.loading import load; load('demo'); "
+        "sys.exit('huggingface_hub' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
+
+
 def test_the_window_loads_no_mlx() -> None:
     statement = "import sys, mlx_mistral.tui.window; sys.exit('mlx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .headers import Headers, read_folder
-    from .hub import resolve
     from .load import load_model
+    from .model_folder import resolve
     from .reader import Checkpoint
 
 __all__ = ["Checkpoint", "Headers", "load_model", "read_folder", "resolve"]
@@ -17,7 +17,7 @@ _HOMES = {
     "Headers": "headers",
     "load_model": "load",
     "read_folder": "headers",
-    "resolve": "hub",
+    "resolve": "model_folder",
 }
 
 

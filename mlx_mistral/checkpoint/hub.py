@@ -25,39 +25,22 @@ from mlx_mistral.errors import CheckpointError, ModelNotFoundError
 from .hub_cache import BESIDE_WEIGHTS, cached_folder
 from .hub_download import Report, Silent, fetch
 from .layouts import FileSet, layouts
-from .model_name import Repo, locate
+from .model_name import Repo
 
 _TRANSPORT_ERRORS: tuple[type[Any], ...] = HfHubHTTPError.__bases__
 """The base error of the HTTP client that the Hub library uses (it has changed), and OSError."""
 
 
-def resolve(
-    model: str | Path,
-    *,
-    revision: str | None = None,
-    progress: bool = True,
-    report: Report | None = None,
-) -> Path:
-    """The folder of a MODEL: a folder, a repo id `org/name[@revision]`, an alias, or `demo`.
-
-    A repository that is complete in the Hub's cache is taken from there without a request;
-    of any other, one layout is downloaded, with progress on stderr.
-
-    report: told the bytes done and in all while downloading, in place of stderr; may end it.
-    Raises: ModelNotFoundError: there is no such model. CheckpointError: it is gated, the
-        network or the disk is in the way, it holds no layout that we read, or `report` ended it.
-    """
-    where = locate(model, revision=revision)
-    if isinstance(where, Path):
-        return where
-    folder = cached_folder(where)
+def resolve_repo(repo: Repo, *, progress: bool = True, report: Report | None = None) -> Path:
+    """The folder of a repository, from the Hub's cache or downloaded; see `resolve`."""
+    folder = cached_folder(repo)
     if folder is not None:
         return folder
     try:
-        return download(where, progress=progress, report=report)
+        return download(repo, progress=progress, report=report)
     except CheckpointError:
         # Without a connection, a model that only lacks a licence text is better than none.
-        folder = cached_folder(where, weights_alone=True)
+        folder = cached_folder(repo, weights_alone=True)
         if folder is None:
             raise
         return folder
