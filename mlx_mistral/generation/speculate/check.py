@@ -21,13 +21,13 @@ class Checked(NamedTuple):
 
     Shapes: logits (T, vocab), drawn (T,) with NAN where the logits are.
     states: the sampler's after each draw.
-    is_traced: whether this pass was traced, so that its time says nothing of the next ones.
+    is_usual: whether the next pass of this form takes as long; not while it is to be traced.
     """
 
     logits: mx.array
     drawn: mx.array
     states: list[list[mx.array]]
-    is_traced: bool = False
+    is_usual: bool = True
 
 
 class CheckingPass:
@@ -44,15 +44,15 @@ class CheckingPass:
 
     def __call__(self, fed: Sequence[int], sampler: Sampler) -> Checked:
         """Builds the pass, without computing it. The caches then hold all that was fed."""
-        tokens = mx.array([list(fed)])
+        tokens, is_usual = mx.array([list(fed)]), True
         if self._can_trace:
             forms = tuple([f for one in self._cache if (f := one.make_room(len(fed)))])
             if len(forms) == len(self._cache):
                 if forms in self._replays:
                     return self._compiled(tokens, sampler, forms)
-                self._replays[forms] = None
+                self._replays[forms], is_usual = None, False
         logits = self._model(tokens, self._cache)[0]
-        return Checked(logits, *draw_each(sampler, logits))
+        return Checked(logits, *draw_each(sampler, logits), is_usual)
 
     def _compiled(self, tokens: mx.array, sampler: Sampler, forms: tuple[Form, ...]) -> Checked:
         n_new = tokens.shape[1]
@@ -60,7 +60,7 @@ class CheckingPass:
         position = mx.array(self._cache[0].offset)
         arrays = (tokens, position, *sampler.state, *buffers)
         replay = self._replays[forms]
-        is_new = replay is None
+        is_usual = replay is not None
         if replay is None:
             replay = self._replays[forms] = mx.compile(self._traced(forms, copy(sampler)))
             with unfused_on_cpu():
@@ -72,7 +72,7 @@ class CheckingPass:
             one.advance(rest[2 * i], rest[2 * i + 1], n_new)
         states, n_state = rest[len(buffers) :], len(sampler.state)
         after = [states[i * n_state : (i + 1) * n_state] for i in range(n_new)]
-        return Checked(logits, drawn, after, is_new)
+        return Checked(logits, drawn, after, is_usual)
 
     def _traced(self, forms: tuple[Form, ...], sampler: Sampler) -> Callable[..., list[mx.array]]:
         def run(tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:

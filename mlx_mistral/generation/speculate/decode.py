@@ -116,8 +116,6 @@ class DraftingDecoder:
         Shapes: logits (1, vocab). Raises: CheckpointError: the logits are NaN.
         """
         start, self._left = self._cache[0].offset, budget
-        for one in self._cache:
-            one.allow_trim(LENGTHS[-1])
         try:
             yield from self._decode(_Pending(draw(self._sampler, logits), logits))
         finally:
@@ -157,15 +155,14 @@ class DraftingDecoder:
                 following = self._follow(mx.array([value]))
                 mx.async_eval(following.token)
                 return following
-            rows, drawn, is_traced = self._check([value, *draft])
+            rows, drawn, is_usual = self._check([value, *draft])
             accepted = common_prefix(drawn, draft)
             for one in self._cache:
                 one.trim(len(draft) - accepted)
             self.counts.drafted += len(draft)
             self.counts.accepted += accepted
-            elapsed = self._elapsed()
-            seconds = None if is_traced else elapsed
-            self._lengths.checked(match, len(draft), accepted, seconds)
+            seconds = self._elapsed()
+            self._lengths.checked(match, len(draft), accepted, seconds, is_usual=is_usual)
             for i in range(accepted + 1):
                 yield self._emit(drawn[i], rows[i], from_draft=i < accepted)
                 if not self._left:
@@ -188,14 +185,16 @@ class DraftingDecoder:
         return _Pending(drawn, logits)
 
     def _check(self, fed: list[int]) -> tuple[mx.array, list[int], bool]:
-        """A pass over a known token and a draft: its logits, what is drawn, whether it was traced.
+        """A pass over a known token and a draft: its logits, the tokens drawn, if its time is usual.
 
         The sampler is left as it stands after the first token that differs from the draft.
         """
         self._count_pass()
         before = self._cache[0].offset
+        for one in self._cache:
+            one.allow_trim(LENGTHS[-1])  # from the first draft on: a text without any pays nothing
         try:
-            logits, drawn_array, states, is_traced = self._checking(fed, self._sampler)
+            logits, drawn_array, states, is_usual = self._checking(fed, self._sampler)
         except BaseException:
             for one in self._cache:
                 one.trim(one.offset - before)
@@ -204,7 +203,7 @@ class DraftingDecoder:
         if NAN in drawn:
             raise nan_error(self.counts.tokens + 1)
         self._sampler.state = states[common_prefix(drawn, fed[1:])]
-        return logits, drawn, is_traced
+        return logits, drawn, is_usual
 
     def _read(self, pending: _Pending) -> int:
         """Waits for a token."""

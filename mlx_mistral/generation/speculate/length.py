@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 LENGTHS = (1, 2, 4, 8, 16)
 """Tokens that a draft may have: few shapes, so that few are traced."""
-ALLOWED_LOSS = 0.02
+ALLOWED_LOSS = 0.015
 """Share of the decoding time that drafts may have cost on balance."""
+ALLOWED_PASSES = 3.0
+"""Plain passes that they may have cost besides, so that a short text can begin to draft."""
 FIRST_SLOPE = 0.1
 """What each drafted token is taken to add to a pass, in plain passes, before one was timed."""
 FORGET = 0.7
@@ -26,7 +28,7 @@ OUTLIER = 4.0
 
 @dataclass(slots=True)
 class Outcomes:
-    """How often a drafted token was right, given that those before it were. Starts even."""
+    """How often a drafted token was right, given that those before it were."""
 
     right: float = 1.0
     wrong: float = 1.0
@@ -57,11 +59,14 @@ class DraftLength:
         if self._plain is None or not self._lengths:
             return 0
         share = self._kind(match).share
-        best = max(self._lengths, key=lambda n: expected_tokens(n, share) / self.cost(n))
-        if expected_tokens(best, share) <= self.cost(best):
-            return 0
-        allowed = ALLOWED_LOSS * self._seconds + self._plain
-        return best if self._lost + (self.cost(best) - 1) * self._plain <= allowed else 0
+        room = ALLOWED_LOSS * self._seconds + ALLOWED_PASSES * self._plain - self._lost
+        lengths = [n for n in self._lengths if self._at_risk(n, share) <= room]
+        best = max(lengths, key=lambda n: expected_tokens(n, share) / self.cost(n), default=0)
+        return best if best and expected_tokens(best, share) > self.cost(best) else 0
+
+    def _at_risk(self, n: int, share: float) -> float:
+        """Seconds that a draft may cost, by how likely it is to fail at its first token."""
+        return (1 - share) * (self.cost(n) - 1) * (self._plain or 0.0)
 
     def decoded(self, seconds: float) -> None:
         """A token was made without a draft."""
@@ -71,22 +76,23 @@ class DraftLength:
             self._plain += SMOOTH * (seconds - self._plain)
         self._seconds += seconds
 
-    def checked(self, match: int, drafted: int, accepted: int, seconds: float | None) -> None:
+    def checked(
+        self, match: int, drafted: int, accepted: int, seconds: float, *, is_usual: bool = True
+    ) -> None:
         """A draft was checked, in a pass that made one token more than it accepted.
 
-        seconds: None where its time says nothing of the next passes.
+        is_usual: whether later passes of its kind take as long.
         """
         self._kind(match).add(drafted, accepted)
-        if seconds is None or not self._plain:
-            return
         self._seconds += seconds
-        cost = seconds / self._plain
-        known = self.cost(drafted)
-        if cost < OUTLIER * known:
+        if not self._plain:
+            return
+        cost, known = seconds / self._plain, self.cost(drafted)
+        if is_usual and cost < OUTLIER * known:
             first = drafted not in self._cost
             self._cost[drafted] = cost if first else known + SMOOTH * (cost - known)
-            lost = self._lost + seconds - (accepted + 1) * self._plain
-            self._lost = max(lost, -CREDIT * self._plain)
+        lost = self._lost + seconds - (accepted + 1) * self._plain
+        self._lost = max(lost, -CREDIT * self._plain)
 
     def cost(self, n: int) -> float:
         """Of checking n drafted tokens, in plain passes; between those timed, on a line."""
@@ -101,8 +107,8 @@ class DraftLength:
         return low + (self._cost[above] - low) * (n - below) / (above - below)
 
     def _kind(self, match: int) -> Outcomes:
-        """Drafts after long agreements hold more often, so they are counted apart."""
-        return self._outcomes.setdefault(match.bit_length(), Outcomes())
+        """Drafts after long agreements hold more often: counted apart, expected to from the start."""
+        return self._outcomes.setdefault(match.bit_length(), Outcomes(right=max(1.0, match / 2)))
 
 
 def expected_tokens(n: int, share: float) -> float:
