@@ -185,7 +185,7 @@ class DraftingDecoder:
         return _Pending(drawn, logits)
 
     def _check(self, fed: list[int]) -> tuple[mx.array, list[int], bool]:
-        """A pass over a known token and a draft: its logits, the tokens drawn, if its time is usual.
+        """A pass over a token and its draft: logits, tokens drawn, whether its time is usual.
 
         The sampler is left as it stands after the first token that differs from the draft.
         """

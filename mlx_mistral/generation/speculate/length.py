@@ -107,7 +107,7 @@ class DraftLength:
         return low + (self._cost[above] - low) * (n - below) / (above - below)
 
     def _kind(self, match: int) -> Outcomes:
-        """Drafts after long agreements hold more often: counted apart, expected to from the start."""
+        """Counted apart: drafts after long agreements hold more often, and are expected to."""
         return self._outcomes.setdefault(match.bit_length(), Outcomes(right=max(1.0, match / 2)))
 
 
