@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.fixed import Form, stand_ins
 from mlx_mistral.model import Model
+from mlx_mistral.model.experts import SparseMoE
 
 from .sampling import Draws
 from .tracing import can_trace, unfused_on_cpu
@@ -32,8 +33,8 @@ class NextToken:
         self._model, self._cache, self._sampler = model, cache, sampler
         traced = model.is_traceable and can_trace()
         self._compiled = CompiledStep(model, cache, sampler) if traced else None
-        weights: list[tuple[str, mx.array]] = tree_flatten(model.parameters())
-        self._weight_bytes = sum(one.nbytes for _, one in weights)
+        weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+        self._weight_bytes = sum(one.nbytes for one in weights.values())
 
     @property
     def may_overlap(self) -> bool:
@@ -97,7 +98,7 @@ class CompiledStep:
         listened = [router.on_route is not None for router in self._routers]
         if self._replay is None or forms != self._forms or listened != self._listened:
             self._forms, self._listened = forms, listened
-            self._replay = mx.compile(self._trace)
+            self._replay = mx.compile(_traced(self._model, self._sampler, self._routers, forms))
             with unfused_on_cpu():
                 drawn, logits, position, *rest = self._replay(*arrays)
         else:
@@ -112,27 +113,35 @@ class CompiledStep:
         self._position, self._offset = position, offset + 1
         return logits, drawn
 
-    def _trace(self, tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
-        before = self._sampler.state
+
+def _traced(
+    model: Model, sampler: Draws, routers: Sequence[SparseMoE], forms: Sequence[Form]
+) -> Callable[..., list[mx.array]]:
+    """What is compiled. It knows no caches, which would live as long as MLX keeps the trace."""
+
+    def run(tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
+        before = sampler.state
         n = len(before)
-        caches = stand_ins(self._forms, rest[n:], position)
-        listening = [router for router in self._routers if router.on_route is not None]
+        caches = stand_ins(forms, rest[n:], position)
+        listening = [router for router in routers if router.on_route is not None]
         listeners = [router.on_route for router in listening]
         chosen: list[mx.array] = []
         try:
             # Whoever listens to a router is told of every pass; a trace runs once.
             for router in listening:
                 router.on_route = chosen.append
-            self._sampler.state = list(rest[:n])
-            logits = self._model(tokens[:, None], cast("Sequence[KVCache]", caches))[:, -1]
-            drawn = draw(self._sampler, logits)
-            state = self._sampler.state
+            sampler.state = list(rest[:n])
+            logits = model(tokens[:, None], cast("Sequence[KVCache]", caches))[:, -1]
+            drawn = draw(sampler, logits)
+            state = sampler.state
         finally:
-            self._sampler.state = before
+            sampler.state = before
             for router, listener in zip(listening, listeners, strict=True):
                 router.on_route = listener
         buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
         return [drawn, logits, position + 1, *state, *buffers, *chosen]
+
+    return run
 
 
 def draw(sampler: Draws, logits: mx.array) -> mx.array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
 from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids
 from mlx_mistral.generation import step as step_module
+from mlx_mistral.generation.speculate import generate_with_drafts
 from mlx_mistral.generation.step import CompiledStep
 from mlx_mistral.generation.tracing import can_trace
 from mlx_mistral.model import Model, fuse
@@ -167,6 +169,24 @@ def test_no_step_copies_the_cache(
     for _ in steps:
         pass
     assert mx.get_peak_memory() - before < cache[0].nbytes // 4
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], [4, 5, 6, 7] * 5])
+def test_what_a_reply_held_is_freed_with_it(ids: list[int]) -> None:
+    """At once: caches in a cycle would wait for Python's collector, which counts no bytes."""
+    model = model_of("mixtral")
+    gc.collect()
+    gc.disable()
+    try:
+        held = []
+        for _ in range(3):
+            steps = generate_with_drafts if len(ids) > 3 else generate_ids
+            list(steps(model, ids, cache=model.make_cache(), sampling=Sampling(), max_tokens=40))
+            mx.synchronize()
+            held.append(mx.get_active_memory())
+        assert held[2] - held[0] < 1 << 13
+    finally:
+        gc.enable()
 
 
 MB = 1 << 20

@@ -62,7 +62,8 @@ class CheckingPass:
         replay = self._replays[forms]
         is_usual = replay is not None
         if replay is None:
-            replay = self._replays[forms] = mx.compile(self._traced(forms, copy(sampler)))
+            replay = mx.compile(_traced(self._model, forms, copy(sampler)))
+            self._replays[forms] = replay
             with unfused_on_cpu():
                 out = replay(*arrays)
         else:
@@ -74,17 +75,22 @@ class CheckingPass:
         after = [states[i * n_state : (i + 1) * n_state] for i in range(n_new)]
         return Checked(logits, drawn, after, is_usual)
 
-    def _traced(self, forms: tuple[Form, ...], sampler: Sampler) -> Callable[..., list[mx.array]]:
-        def run(tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
-            n_state = len(sampler.state)
-            sampler.state = list(rest[:n_state])
-            caches = stand_ins(forms, rest[n_state:], position)
-            logits = self._model(tokens, cast("Sequence[KVCache]", caches))[0]
-            drawn, states = draw_each(sampler, logits)
-            buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
-            return [logits, drawn, *buffers, *(array for state in states for array in state)]
 
-        return run
+def _traced(
+    model: Model, forms: tuple[Form, ...], sampler: Sampler
+) -> Callable[..., list[mx.array]]:
+    """What is compiled. It knows no caches, which would live as long as MLX keeps the trace."""
+
+    def run(tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
+        n_state = len(sampler.state)
+        sampler.state = list(rest[:n_state])
+        caches = stand_ins(forms, rest[n_state:], position)
+        logits = model(tokens, cast("Sequence[KVCache]", caches))[0]
+        drawn, states = draw_each(sampler, logits)
+        buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
+        return [logits, drawn, *buffers, *(array for state in states for array in state)]
+
+    return run
 
 
 def draw_each(sampler: Sampler, logits: mx.array) -> tuple[mx.array, list[list[mx.array]]]:
