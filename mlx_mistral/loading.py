@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from mlx_mistral.checkpoint import load_model, resolve
+from mlx_mistral.checkpoint import Headers, load_model, read_folder, resolve
+from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+from mlx_mistral.config.sizes import parse_size, size_text
 from mlx_mistral.errors import CheckpointError, MemoryBudgetError
+from mlx_mistral.memory import ModelNeeds
+from mlx_mistral.memory.admission import check_fits
+from mlx_mistral.memory.governor import Tell, log
+from mlx_mistral.memory.machine import this_machine
+from mlx_mistral.memory.streamed import experts_room
 from mlx_mistral.model import Model
 from mlx_mistral.text import load_tokenizer
 
@@ -22,18 +29,102 @@ def load(
     adapter_path: str | Path | None = None,
     dtype: mx.Dtype | str | None = None,
     memory: int | str | None = None,
+    context: int | None = None,
+    name: str | None = None,
+    tell: Tell = log,
     lazy: bool = False,
 ) -> tuple[Model, Tokenizer]:
     """The model and tokenizer of a folder, Hub repo, alias, or `demo`.
 
     dtype: of activations; by default bfloat16 on a GPU, float32 on the CPU.
+    memory: bytes, or `16GB`, that weights, caches and work may take together; by default what
+        this machine gives. A mixture of experts that does not fit is held in part, and reads the
+        other experts from its files when they are chosen.
+    context: tokens that must fit it; by default a short text.
+    name: what errors call the model; by default as it is given.
+    tell: told in a line that a model is held in part.
     lazy: leave weights on disk until they are first used.
-    Raises: ModelNotFoundError, ConfigError, CheckpointError, TokenizerError.
+    Raises: ModelNotFoundError, ConfigError, CheckpointError, TokenizerError. MemoryBudgetError:
+        the model does not fit, before anything of it is loaded.
     """
     if adapter_path is not None:
         raise CheckpointError("adapters cannot be loaded yet; merge the adapter into its model")
-    if memory is not None:
-        raise MemoryBudgetError("memory budgets are not available yet; leave memory out")
+    budget_bytes = _machine_budget() if memory is None else parse_size(memory)
     folder = resolve(str(path_or_repo))
     tokenizer = load_tokenizer(folder)
-    return load_model(folder, dtype=dtype, lazy=lazy), tokenizer
+    model = load_within(
+        folder,
+        budget_bytes,
+        name=name or str(path_or_repo),
+        dtype=dtype,
+        context=context,
+        tell=tell,
+        lazy=lazy,
+    )
+    return model, tokenizer
+
+
+def load_within(
+    folder: Path,
+    budget_bytes: int | None,
+    *,
+    name: str,
+    dtype: mx.Dtype | str | None = None,
+    context: int | None = None,
+    tell: Tell = log,
+    lazy: bool = False,
+) -> Model:
+    """A folder's model that stays inside a budget, its experts on disk if it must be.
+
+    Raises: as `load`.
+    """
+    if budget_bytes is None:
+        return load_model(folder, dtype=dtype, lazy=lazy)
+    headers = read_folder(folder)
+    room = check_room(headers, budget_bytes, name=name, dtype=dtype, context=context)
+    model: Model
+    if room is None:
+        model = load_model(folder, dtype=dtype, lazy=lazy)
+    else:
+        from mlx_mistral.streaming import load_streaming
+
+        model = streamed = load_streaming(folder, budget_bytes=room, dtype=dtype)
+        moe = headers.config.moe
+        n_experts = headers.config.n_layers * (moe.num_experts if moe else 0)
+        tell(
+            f"{name} does not fit {size_text(budget_bytes)}: {streamed.streaming.slots} of its "
+            f"{n_experts} experts are held at a time, the others are read from disk, slowly"
+        )
+    model.budget_bytes = budget_bytes
+    return model
+
+
+def check_room(
+    headers: Headers,
+    budget_bytes: int,
+    *,
+    name: str,
+    dtype: mx.Dtype | str | None = None,
+    context: int | None = None,
+) -> int | None:
+    """None: the model fits whole; else the bytes that are left to experts.
+
+    Raises: MemoryBudgetError: neither will do.
+    """
+    held = str(resolve_dtype(dtype)).rpartition(".")[2]
+    needs = ModelNeeds.of(headers, dtype=held, on_gpu=on_gpu())
+    try:
+        check_fits(needs, name, budget_bytes, context=context)
+    except MemoryBudgetError:
+        room = experts_room(headers, needs, budget_bytes, context)
+        if room is None:
+            raise
+        return room
+    return None
+
+
+def _machine_budget() -> int | None:
+    try:
+        return this_machine().budget_bytes
+    except MemoryBudgetError:
+        return None

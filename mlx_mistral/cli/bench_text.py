@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .info_text import bytes_text
+from mlx_mistral.config.sizes import size_text as bytes_text
 
 if TYPE_CHECKING:
     from mlx_mistral.bench import Comparison, Result

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_mistral.config import ModelConfig
-
-from .info_text import bytes_text
+from mlx_mistral.config.sizes import size_text as bytes_text
 
 if TYPE_CHECKING:
     from mlx_mistral.memory import Chip, DecodeSpeed, MemoryPlan

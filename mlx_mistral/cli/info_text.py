@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_mistral.config import ModelConfig, arithmetic
+from mlx_mistral.config.sizes import size_text as bytes_text
 
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers
@@ -153,14 +154,6 @@ def _compute(config: ModelConfig) -> str:
 
 def _row(label: str, text: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{text}"
-
-
-def bytes_text(n_bytes: int) -> str:
-    """In the decimal units that sizes of models are given in."""
-    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.2f} {unit}"
-    return f"{n_bytes} bytes"
 
 
 def _short(number: int) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_mistral.config.sizes import size_text as bytes_text
 from mlx_mistral.errors import MlxMistralError
-
-from .info_text import bytes_text
 
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from mlx_mistral import __version__
 from mlx_mistral.config.quantization import KV_BITS
-from mlx_mistral.errors import MlxMistralError
+from mlx_mistral.config.sizes import parse_size
+from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -21,13 +22,6 @@ MAX_COUNT = (1 << 31) - 1
 MAX_SEED = (1 << 63) - 1
 MAX_SAMPLES = 1024
 """Rows of one batch: each has a cache of its own."""
-
-_UNITS = {
-    "": 1, "B": 1,
-    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
-}  # fmt: skip
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*([A-Za-z]*)", re.ASCII)
 
 
 def new_command(
@@ -58,7 +52,10 @@ def add_output(parser: argparse.ArgumentParser, *, json: bool = True) -> None:
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """For commands that load weights."""
     add_dtype(parser)
-    parser.add_argument("--memory", type=size, metavar="SIZE", help="not available in this version")
+    parser.add_argument(
+        "--memory", type=size, metavar="SIZE",
+        help="stay inside so much memory, such as 16GB (default: what this machine gives)",
+    )  # fmt: skip
 
 
 def add_dtype(parser: argparse.ArgumentParser) -> None:
@@ -120,16 +117,10 @@ def refuse_unavailable(args: argparse.Namespace, *flags: str) -> None:
 
 def size(text: str) -> int:
     """Bytes: `16GB` (10^9 each), `16GiB` (2^30 each), `900MB`, or a plain number."""
-    match = _SIZE.fullmatch(text.strip())
-    unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; write 16GB, 16GiB, 900MB or a number of bytes"
-        )
-    n_bytes = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
-    if n_bytes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is nothing; at least one byte is expected")
-    return n_bytes
+    try:
+        return parse_size(text)
+    except MemoryBudgetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:

@@ -23,12 +23,12 @@ from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.fixed import round_up
 from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.config.quantization import KV_BITS
+from mlx_mistral.config.sizes import size_text
 from mlx_mistral.errors import MemoryBudgetError
 from mlx_mistral.model import Model
 
 from .cache import cache_bytes, ring_bytes, stored_bytes
 from .limits import limits_of
-from .size_text import size_text
 from .workspace import pass_bytes
 
 SMALLEST_CHUNK = 32
@@ -66,7 +66,7 @@ class Governor:
         self._config, self._cache, self._budget = model.config, cache, budget_bytes
         self._size = model.dtype.size
         self._gathers = _gathers_float32(model)
-        self._reserved = reserved_bytes
+        self._model, self._reserved = model, reserved_bytes
         self._tell, self._spare = tell, spare
         self._has_released = False
         self._told_of_chunks = False
@@ -76,16 +76,16 @@ class Governor:
 
     def measure(self) -> None:
         """Notes what else MLX holds: weights above all. Nothing may be under way."""
-        self._besides = max(0, mx.get_active_memory() - self._held) + self._reserved
+        taken = max(0, mx.get_active_memory() - self._held)
+        self._besides = taken + self._reserved + self._model.reserved_bytes
 
     def check(self, n_tokens: int) -> None:
         """Before a prompt is read. Raises: MemoryBudgetError: it will not fit, whatever is done."""
         self._end = self._offset + n_tokens
-        bits = self._narrowest()
-        held = max(self._held_at(self._end, bits), 0)
-        chunk = min(SMALLEST_CHUNK, n_tokens)
-        free = self._budget - self._besides - held - self._pass(chunk, self._end, bits)
-        if free < self._copied(self._end, bits):
+        if not self._could_fit() and not self._has_released:
+            self._step_down()
+            self.measure()
+        if not self._could_fit():
             raise MemoryBudgetError(
                 f"{self._end} tokens do not fit the memory budget of {size_text(self._budget)} "
                 f"beside {size_text(self._besides)} that are taken; shorten the text or give "
@@ -102,6 +102,7 @@ class Governor:
         size = wanted
         while not self._fits(size):
             if size > SMALLEST_CHUNK:
+                self._tell_of_chunks()
                 size = max(size // 2, SMALLEST_CHUNK)
             elif self._step_down():
                 self.measure()
@@ -112,9 +113,6 @@ class Governor:
                     f"{self._offset} of {self._end} tokens; shorten the text or give more with "
                     "--memory"
                 )
-        if size < wanted and not self._told_of_chunks:
-            self._told_of_chunks = True
-            self._tell(f"memory runs short: the prompt is read in chunks of {size} tokens")
         if self._is_tight(size):
             self._grow(size)
         return size
@@ -146,6 +144,12 @@ class Governor:
     @property
     def _held(self) -> int:
         return sum(one.nbytes for one in self._cache)
+
+    def _could_fit(self) -> bool:
+        """Whether the prompt fits once every step down has been taken."""
+        bits, n_new = self._narrowest(), min(SMALLEST_CHUNK, self._end - self._offset)
+        held = self._held_at(self._end, bits) + self._pass(n_new, self._end, bits)
+        return self._budget - self._besides - held >= self._copied(self._end, bits)
 
     def _fits(self, n_new: int) -> bool:
         """Were the buffers to grow one after another, and then to be quantized so."""
@@ -179,6 +183,11 @@ class Governor:
         widest = max(end if w is None else min(w, end) for w in self._config.windows)
         n_copies = 1 if bits == self._narrowest() else 3
         return n_copies * stored_bytes(self._config, widest, self._size, bits)
+
+    def _tell_of_chunks(self) -> None:
+        if not self._told_of_chunks:
+            self._told_of_chunks = True
+            self._tell("memory runs short: the prompt is read in smaller chunks")
 
     def _step_down(self) -> bool:
         """Frees memory. False: all has been done."""

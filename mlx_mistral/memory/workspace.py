@@ -92,7 +92,7 @@ def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes
     # Norms and RoPE compute in float32, whatever goes in and out.
     hidden = 9 * n_new * config.dim * 4
     queries = n_new * config.n_heads * config.head_dim * 4
-    projections = 3 * queries + 4 * pair_bytes(config, n_new, 4)
+    projections = 2 * queries + 3 * pair_bytes(config, n_new, 4)
     attention = max(_attention(config, window, n_new, context, b) for window in set(config.windows))
     return hidden + projections + attention + _feed_forward(config, n_new, b, expert_bytes)
 

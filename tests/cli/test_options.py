@@ -54,8 +54,6 @@ def test_wrong_usage_is_status_2(run: Run, flags: list[str]) -> None:
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("generate", ["--memory", "16GB"]),
-        ("chat", ["--memory", "16GiB"]),
         ("chat", ["--continue"]),
     ],
 )
@@ -65,6 +63,16 @@ def test_a_flag_without_its_feature_is_refused_before_anything_loads(
     ended = run(command, tmp_path, *flags, stdin=b"Hello\n")
     assert failed_in_one_line(ended)
     assert flags[0] in ended.err
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "bench"])
+def test_a_model_that_does_not_fit_the_memory_is_refused_in_one_line(
+    run: Run, command: str
+) -> None:
+    ended = run(command, "demo", "--memory", "2MB", stdin=b"Hello\n")
+    assert failed_in_one_line(ended)
+    assert "demo needs" in ended.err
+    assert "2.00 MB" in ended.err
 
 
 def test_every_promised_flag_exists(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from typing import Any
 
@@ -66,6 +67,7 @@ class Meter:
     """Bytes that MLX holds beyond what it held when this was made."""
 
     def __init__(self) -> None:
+        gc.collect()
         mx.synchronize()
         mx.clear_cache()
         mx.reset_peak_memory()

@@ -1,0 +1,71 @@
+"""Whether a model may be loaded at all, and what would do where it may not."""
+
+from __future__ import annotations
+
+from mlx_mistral.cache.quantized import can_quantize
+from mlx_mistral.config.quantization import KV_BITS
+from mlx_mistral.config.sizes import size_text
+from mlx_mistral.errors import MemoryBudgetError
+
+from .governor import SMALLEST_CHUNK
+from .needs import ModelNeeds
+from .plan import MemoryPlan, longest_context
+
+LEAST_CONTEXT = 256
+"""Tokens; a model that cannot hold so many is of no use."""
+
+
+def least_plan(
+    needs: ModelNeeds, budget_bytes: int, context: int | None, kv_bits: int | None = None
+) -> MemoryPlan:
+    """The plan when every step down has been taken: small chunks, the narrowest cache.
+
+    context: None: a short text; more than the model's own counts as that.
+    """
+    n_tokens = min(context or LEAST_CONTEXT, longest_context(needs.config))
+    bits = min(KV_BITS) if can_quantize(needs.config.head_dim) else kv_bits
+    return needs.plan(n_tokens, budget_bytes, bits, prefill_tokens=SMALLEST_CHUNK)
+
+
+def check_fits(
+    needs: ModelNeeds,
+    name: str,
+    budget_bytes: int,
+    *,
+    context: int | None = None,
+    kv_bits: int | None = None,
+) -> None:
+    """Before anything is loaded. Raises: MemoryBudgetError: it cannot fit; says what would."""
+    plan = least_plan(needs, budget_bytes, context, kv_bits)
+    if plan.fits:
+        return
+    raise MemoryBudgetError(
+        f"{name} needs {size_text(plan.total_bytes)} for a text of {plan.context:,} tokens, "
+        f"however it is held (weights {size_text(plan.weights_bytes)}, cache "
+        f"{size_text(plan.cache_bytes)}, workspace {size_text(plan.workspace_bytes)}), the memory "
+        f"budget is {size_text(budget_bytes)}; {_what_would_do(needs, name, plan)}"
+    )
+
+
+def check_whole(
+    needs: ModelNeeds, name: str, budget_bytes: int, *, context: int, texts: int = 1
+) -> None:
+    """As `check_fits`, where nothing shall step down. texts: so many at once, each so long."""
+    plan = needs.plan(context, budget_bytes)
+    total = plan.weights_bytes + texts * (plan.cache_bytes + plan.workspace_bytes)
+    if total > budget_bytes:
+        raise MemoryBudgetError(
+            f"{name} needs {size_text(total)} for {texts} x {context:,} tokens, the memory budget "
+            f"is {size_text(budget_bytes)}; ask for shorter or fewer texts, or --memory {total}"
+        )
+
+
+def _what_would_do(needs: ModelNeeds, name: str, plan: MemoryPlan) -> str:
+    bits = min(KV_BITS) if can_quantize(needs.config.head_dim) else None
+    context = needs.max_context(plan.budget_bytes, bits, prefill_tokens=SMALLEST_CHUNK)
+    if context:
+        return f"--context {context}" + (f" --kv-bits {bits} fit" if bits else " fits")
+    fewer = needs.fitting_bits(plan.context, plan.budget_bytes)
+    if fewer is not None:
+        return f"mlx-mistral convert {name} DEST --bits {fewer} makes one that fits"
+    return f"--memory {plan.total_bytes} would do, or a smaller model"

@@ -1,0 +1,166 @@
+"""A budget holds: the peak stays below it, and what gives way does so in the stated order."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+from mlx_mistral import Chat, stream_generate
+from mlx_mistral.errors import MemoryBudgetError
+from mlx_mistral.model import Model
+from tests.memory.test_plan import SHAPES, scaled_config
+from tests.tiny import LetterTokenizer, random_ids, tiny_model
+
+PROMPT, REPLY = 400, 400
+ORDER = ("chunks", "kept for reuse", "8 bits", "4 bits", "the reply ends")
+
+
+def set_budget(model: Model, spare_bytes: int) -> None:
+    """So much beside what is taken, of which nothing is garbage."""
+    gc.collect()
+    mx.synchronize()
+    mx.clear_cache()
+    model.budget_bytes = mx.get_active_memory() + spare_bytes
+    mx.reset_peak_memory()
+
+
+class Run:
+    """A text of a model with so many bytes beside its weights."""
+
+    def __init__(self, model: Model, spare_bytes: int, **options: Any) -> None:
+        set_budget(model, spare_bytes)
+        assert model.budget_bytes is not None
+        self.told: list[str] = []
+        self.cache = model.make_cache()
+        self.ids: list[int] = []
+        self.reason: str | None = None
+        for response in stream_generate(
+            model, None, random_ids(PROMPT, 266), max_tokens=REPLY, prompt_cache=self.cache,
+            tell=self.told.append, **options,
+        ):  # fmt: skip
+            self.ids.append(response.token)
+            self.reason = response.finish_reason
+        self.over = mx.get_peak_memory() - model.budget_bytes
+
+    @property
+    def steps(self) -> list[str]:
+        return [next(step for step in ORDER if step in line) for line in self.told]
+
+
+@pytest.fixture
+def full() -> Iterator[Model]:
+    model = tiny_model(scaled_config())
+    yield model
+    mx.clear_cache()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spare_bytes"),
+    [("full", 1_750_000), ("window", 1_750_000), ("mixed windows", 2_000_000),
+     ("mixtral", 2_100_000)],
+)  # fmt: skip
+def test_the_peak_stays_inside_and_steps_come_in_their_order(shape: str, spare_bytes: int) -> None:
+    run = Run(tiny_model(scaled_config(**SHAPES[shape])), spare_bytes)
+    assert run.over <= 0
+    assert run.steps == [step for step in ORDER if step in run.steps]
+    assert run.reason == "length"
+    assert len(run.ids) == REPLY or run.steps[-1] == ORDER[-1]
+
+
+def test_every_step_is_taken_and_the_text_goes_on_from_what_is_left(full: Model) -> None:
+    run = Run(full, 1_650_000)
+    assert run.steps == list(ORDER)
+    assert run.reason == "length"
+    assert 1 <= len(run.ids) < REPLY
+    assert {one.kv_bits for one in run.cache} == {4}
+    assert {one.offset for one in run.cache} == {PROMPT + len(run.ids) - 1}
+    full.budget_bytes = None
+    more = stream_generate(full, None, [run.ids[-1]], max_tokens=3, prompt_cache=run.cache)
+    assert len(list(more)) == 3
+
+
+def test_until_the_cache_is_quantized_the_text_is_the_same(full: Model) -> None:
+    narrow = Run(full, 5_000_000)
+    assert narrow.steps == [ORDER[0]]
+    wide = Run(full, 1 << 40)
+    assert wide.told == []
+    assert narrow.ids == wide.ids
+
+
+def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(full: Model) -> None:
+    with pytest.raises(MemoryBudgetError, match="400 tokens do not fit the memory budget"):
+        Run(full, 500_000)
+
+
+def test_drafts_stay_inside_as_well(full: Model) -> None:
+    run = Run(full, 1_600_000, speculate=True)
+    assert run.over <= 0
+    assert run.steps == [step for step in ORDER if step in run.steps]
+    assert "8 bits" in run.steps
+
+
+def test_a_cache_in_a_tuple_is_not_replaced(full: Model) -> None:
+    set_budget(full, 2_000_000)
+    told: list[str] = []
+    cache = tuple(full.make_cache())
+    ids = random_ids(PROMPT, 266)
+    for _ in stream_generate(
+        full, None, ids, max_tokens=REPLY, prompt_cache=cache, tell=told.append
+    ):
+        pass
+    assert {one.kv_bits for one in cache} == {None}
+    assert "the reply ends" in told[-1]
+
+
+def test_a_chat_goes_on_after_its_cache_was_narrowed() -> None:
+    model = tiny_model(scaled_config(**SHAPES["mixed windows"]))
+    told: list[str] = []
+    chat = Chat(model, LetterTokenizer(), max_tokens=8, tell=told.append)  # type: ignore[arg-type]
+    set_budget(model, 2_500_000)
+    assert model.budget_bytes is not None
+    for turn in range(3):
+        for _ in chat.send(str(turn) * 200):
+            pass
+    assert mx.get_peak_memory() <= model.budget_bytes
+    assert chat.cache[0].kv_bits in (8, 4)
+    assert chat.reused_tokens > 0
+    n_messages = len(chat.messages)
+    with pytest.raises(MemoryBudgetError):
+        list(chat.send("x" * 9000))
+    assert len(chat.messages) == n_messages
+    assert len(list(chat.send("!"))) >= 1
+
+
+DEMO = """
+import json, sys
+import mlx.core as mx
+from mlx_mistral import Chat, load
+
+told = []
+model, tokenizer = load("demo", memory=sys.argv[1], tell=told.append)
+budget = model.budget_bytes
+chat = Chat(model, tokenizer, max_tokens=40, tell=told.append)
+for text in ("Who are you?", "Count to three. " * 60, "And in French?"):
+    for last in chat.send(text):
+        pass
+print(json.dumps([mx.get_peak_memory(), budget, told, len(chat.messages), last.finish_reason]))
+"""
+
+
+@pytest.mark.parametrize(("memory", "is_streamed"), [("15600kB", False), ("9MB", True)])
+def test_the_demo_stays_inside_from_loading_on(memory: str, is_streamed: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DEMO, memory], capture_output=True, text=True, check=True
+    )
+    peak, budget, told, n_messages, reason = json.loads(done.stdout)
+    assert peak <= budget
+    assert is_streamed == any("experts are held at a time" in line for line in told)
+    assert any("smaller chunks" in line for line in told)
+    assert (n_messages, reason) in {(6, "stop"), (6, "length")}
