@@ -97,7 +97,6 @@ def counts(least: int) -> Callable[[str], list[int]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    options.refuse_unavailable(args, "--memory")
     if args.plot:
         from mlx_mistral.bench.plot import check_plot
 
@@ -134,6 +133,8 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
     headers = read_folder(folder)
     cases = _cases(args)
     check_context(cases, headers.config)
+    if args.memory:
+        _check_budget(args, headers, cases)
     dtype = resolve_dtype(args.dtype)
     works = {
         case: bench.work_of(case, headers.config, headers.parameters, dtype.size) for case in cases
@@ -173,6 +174,22 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
         against=programs[1].name if args.against else None,
         against_results=results[1] if args.against else [],
     )  # fmt: skip
+
+
+def _check_budget(args: argparse.Namespace, headers: Headers, cases: Sequence[Case]) -> None:
+    """What is measured is measured whole: nothing steps down on the way.
+
+    Raises: MemoryBudgetError: a case needs more than --memory.
+    """
+    from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+    from mlx_mistral.memory import ModelNeeds
+    from mlx_mistral.memory.admission import check_whole
+
+    held = str(resolve_dtype(args.dtype)).rpartition(".")[2]
+    needs = ModelNeeds.of(headers, dtype=held, on_gpu=on_gpu())
+    for case in cases:
+        n_tokens = case.depth + case.prompt_tokens + case.gen_tokens + 1
+        check_whole(needs, args.model, args.memory, context=n_tokens, texts=case.batch)
 
 
 def _cases(args: argparse.Namespace) -> list[Case]:

@@ -46,7 +46,6 @@ def add_to(commands: options.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    options.refuse_unavailable(args, "--memory")
     if window.is_possible() and not args.plain:
         window.open_window(args)
         return
@@ -80,6 +79,7 @@ def _open_chat(args: argparse.Namespace) -> Chat:
         seed=args.seed,
         context=args.context,
         kv_bits=args.kv_bits,
+        tell=lambda line: note(line, quiet=args.quiet),
     )
 
 

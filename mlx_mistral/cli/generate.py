@@ -50,7 +50,6 @@ def add_to(commands: options.Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    options.refuse_unavailable(args, "--memory")
     if args.num_samples > 1 and (args.speculate or args.draft):
         raise MlxMistralError("drafts are for one reply; leave --num-samples or the drafts out")
     text = read_prompt(args)
@@ -73,7 +72,14 @@ def load_model_and_tokenizer(
     folder = resolve(args.model, progress=not args.quiet)
     progress.show(f"loading {args.model}")
     try:
-        model, tokenizer = load(folder, dtype=args.dtype)
+        model, tokenizer = load(
+            folder,
+            dtype=args.dtype,
+            memory=args.memory,
+            context=args.context,
+            name=args.model,
+            tell=lambda line: note(line, quiet=args.quiet),
+        )
     finally:
         progress.clear()
     if tokenizer.note:
@@ -142,6 +148,7 @@ def _stream_reply(
         prompt,
         **sampling(args),
         progress=progress.prefill,
+        tell=lambda line: note(line, quiet=args.quiet),
         speculate=args.speculate,
         draft_model=load_draft_model(args, tokenizer, progress) if args.draft else None,
         draft_counts=counts,
