@@ -42,6 +42,11 @@ class Model(nn.Module):
             self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     @property
+    def reserved_bytes(self) -> int:
+        """Memory that the model will still take by itself; its weights are there."""
+        return 0
+
+    @property
     def config(self) -> ModelConfig:
         return self._config
 

@@ -25,6 +25,11 @@ class StreamedModel(Model):
     streaming: ExpertStream
     """Its experts in memory, and their `stats`."""
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Of slots for experts that have not been read yet."""
+        return max(0, self.streaming.budget_bytes - self.streaming.resident_bytes)
+
     def fingerprint(self) -> str:
         """That of the resident model, whose saved caches serve this one too."""
         return fingerprint(self, self.streaming.beginnings(SAMPLE))
