@@ -31,9 +31,6 @@ class Model(nn.Module):
     budget_bytes: int | None = None
     """What the model, its caches and its work may take of memory together; None: nobody said."""
 
-    budget_bytes: int | None = None
-    """What the model, its caches and its work may take of memory together; None: nobody said."""
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._config = config
