@@ -132,9 +132,9 @@ def test_texts_of_one_prompt_read_it_once(max_batch: int, monkeypatch: pytest.Mo
     read: list[tuple[int, int]] = []
     original = type(model.model).__call__
 
-    def call(self: Any, tokens: Any, *rest: Any) -> Any:
+    def call(self: Any, tokens: Any, *rest: Any, **options: Any) -> Any:
         read.append(tokens.shape)
-        return original(self, tokens, *rest)
+        return original(self, tokens, *rest, **options)
 
     monkeypatch.setattr(type(model.model), "__call__", call)
     batch = BatchGenerator(model, max_batch=max_batch)
@@ -143,6 +143,15 @@ def test_texts_of_one_prompt_read_it_once(max_batch: int, monkeypatch: pytest.Mo
     made = run_out(batch)
     assert [made[i] for i in range(8)] == expected
     assert [shape for shape in read if shape[1] > 1] == [(1, 19)]
+
+
+def test_of_two_texts_of_one_prompt_one_ends_at_once() -> None:
+    model, prompt = model_of("mistral"), random_ids(7)
+    batch = BatchGenerator(model)
+    batch.insert(prompt, max_tokens=1)
+    batch.insert(prompt, max_tokens=5)
+    expected = alone(model, prompt, 5)
+    assert run_out(batch) == {0: expected[:1], 1: expected}
 
 
 def test_memory_shrinks_when_texts_leave() -> None:

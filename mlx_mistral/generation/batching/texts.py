@@ -67,8 +67,8 @@ def gather(chosen: Sequence[tuple[Running, Sequence[int]]]) -> Running | None:
     if not chosen:
         return None
     first, places = chosen[0]
-    whole = [first.rows[i] for i in places] == list(range(first.n_rows))
-    if len(chosen) == 1 and whole and not first.is_lent:
+    every = list(range(first.n_rows))
+    if len(chosen) == 1 and list(places) == first.rows == every and not first.is_lent:
         return first
     texts = [batch.texts[i] for batch, places in chosen for i in places]
     layers: list[KVCache] = []
