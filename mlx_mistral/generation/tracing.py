@@ -23,6 +23,8 @@ def can_trace() -> bool:
     On the CPU, MLX has a C++ compiler make each fused kernel, ten seconds for a first token's
     worth; there a step is replayed unfused, or, where MLX cannot be told so, not at all.
     """
+    if _is_disabled():
+        return False
     if mx.default_device() != mx.cpu:
         return True
     return _set_mode() is not None and _has_compiler()
@@ -30,9 +32,13 @@ def can_trace() -> bool:
 
 @contextmanager
 def unfused_on_cpu() -> Iterator[None]:
-    """Inside, functions that are traced on the CPU fuse nothing."""
+    """Inside, functions that are traced on the CPU fuse nothing.
+
+    MLX keeps one mode for all threads: what others trace meanwhile is not fused either, and
+    computes the same. What a caller disabled stays so, unless another thread does that meanwhile.
+    """
     set_mode = _set_mode() if mx.default_device() == mx.cpu else None
-    if set_mode is None:
+    if set_mode is None or _is_disabled():
         yield
         return
     set_mode(NO_FUSE)
@@ -40,6 +46,21 @@ def unfused_on_cpu() -> Iterator[None]:
         yield
     finally:
         set_mode(ENABLED)
+
+
+def _is_disabled() -> bool:
+    """Whether `mx.disable_compile` holds, which MLX does not tell; a trace then happens anew."""
+    n_traces = 0
+
+    def probe(x: mx.array) -> mx.array:
+        nonlocal n_traces
+        n_traces += 1
+        return x
+
+    compiled = mx.compile(probe)
+    for _ in range(2):
+        compiled(mx.array(0))
+    return n_traces == 2
 
 
 @cache
