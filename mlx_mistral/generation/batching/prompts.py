@@ -58,9 +58,9 @@ class Reading:
         chunk = self._tokens[:, start : start + max(1, size // n_rows)]
         end = start + chunk.shape[1]
         with all_or_nothing(self.cache, chunk.shape[1]):
-            hidden = self._model.model(chunk, self.cache)
+            hidden = self._model.model(chunk, self.cache, last_only=end == total)
             if end == total:
-                self._logits = self._model.head(hidden[:, -1:])[:, 0]
+                self._logits = self._model.head(hidden)[:, 0]
             mx.eval([one.state for one in self.cache], self._logits)
         mx.clear_cache()
 
