@@ -70,7 +70,7 @@ def comings_and_goings(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(comings_and_goings())
 def test_every_text_is_what_it_is_alone(case: dict[str, Any]) -> None:
     model = model_of(*case["kind"])
