@@ -44,7 +44,7 @@ def open_window(args: argparse.Namespace) -> None:
             raise MlxMistralError("there is no conversation to continue; leave --continue out")
         model = args.model or (last.model if last else None) or preferences.model
         app = ChatWindow(
-            LiveEngine(caches=_caches(preferences), dtype=args.dtype),
+            LiveEngine(caches=_caches(preferences), dtype=args.dtype, memory=args.memory),
             store,
             preferences,
             model or options.DEFAULT_MODEL,

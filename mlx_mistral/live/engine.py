@@ -57,10 +57,11 @@ class LiveEngine:
         idle_seconds: float = IDLE_SECONDS,
         worth_seconds: float = WORTH_SECONDS,
         dtype: str | None = None,
+        memory: int | None = None,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._now = now
-        self._dtype = dtype
+        self._dtype, self._memory = dtype, memory
         self._idle_seconds = idle_seconds
         self._kept = None
         if caches is not None:
@@ -163,7 +164,12 @@ class LiveEngine:
     def _load(self, command: Load) -> None:
         start = self._now()
         live = load_live(
-            command, self._tell, self._check_loading, make_room=self._make_room, dtype=self._dtype
+            command,
+            self._tell,
+            self._check_loading,
+            make_room=self._make_room,
+            dtype=self._dtype,
+            memory=self._memory,
         )
         self._live = live
         self._watcher = Watcher(live.model, live.tokenizer)

@@ -10,10 +10,12 @@ import mlx.core as mx
 
 from mlx_mistral.cache import KVCache, PrefixCache
 from mlx_mistral.checkpoint import resolve
-from mlx_mistral.checkpoint.dtype import resolve_dtype
+from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
 from mlx_mistral.checkpoint.load import fill, hollow_model, parts
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.errors import MemoryBudgetError, TokenizerError
+from mlx_mistral.memory import ModelNeeds
+from mlx_mistral.memory.admission import check_fits
 from mlx_mistral.memory.machine import this_machine
 from mlx_mistral.memory.weights import weights_in_memory
 from mlx_mistral.model import Model, fuse
@@ -41,7 +43,7 @@ class LiveModel:
     ) -> None:
         """Raises: CacheError: there is no cache of such a context."""
         self.model, self.tokenizer, self.facts = model, tokenizer, facts
-        self.memory_limit_bytes = _memory_limit()
+        self.memory_limit_bytes = model.budget_bytes or _memory_limit()
         self.context = context
         self.cache_bits: int | None = None
         self.prefix = self._new_cache()
@@ -92,12 +94,14 @@ def load_live(
     *,
     make_room: Callable[[], None] = lambda: None,
     dtype: str | None = None,
+    memory: int | None = None,
 ) -> LiveModel:
     """Loads what a command names, layer by layer.
 
     check: called before each step; it raises to end the loading.
     make_room: called once the files are there and understood, before any weight is read.
     dtype: of activations; None: the device's own.
+    memory: bytes that it may take with all that it reads; None: what the machine gives.
     Raises: as `mlx_mistral.loading.load`, and CacheError.
     """
 
@@ -113,6 +117,12 @@ def load_live(
     checkpoint = Checkpoint(folder)
     model = hollow_model(checkpoint, str(folder))
     width = resolve_dtype(dtype)
+    budget_bytes = memory or _memory_limit() or None
+    if budget_bytes is not None:
+        held = str(width).rpartition(".")[2]
+        needs = ModelNeeds.of(checkpoint.headers, dtype=held, on_gpu=on_gpu())
+        check_fits(needs, command.model, budget_bytes, context=command.context)
+    model.budget_bytes = budget_bytes
     facts = _facts(command, checkpoint, tokenizer, width)
     sizes = {name: parameter.nbytes for name, parameter in checkpoint.parameters.items()}
     done, total = 0, sum(sizes.values())

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from mlx_mistral.cache import PrefixCache
 from mlx_mistral.errors import ContextError, MlxMistralError
 from mlx_mistral.generation import Sampling, generate_ids, room_in
+from mlx_mistral.memory.governor import governor_of
 
 from .commands import Message, Reply
-from .events import Event, Finished, Piece, Reading
+from .events import Event, Finished, Noted, Piece, Reading
 from .figures import Figures
 from .model import LiveModel
 from .thinking import ReplyStream, to_chat
@@ -104,16 +105,30 @@ class ReplyMaker:
             pace.before_layer()
             self._check()
 
+        governor = governor_of(
+            live.model,
+            cache.layers,
+            tell=lambda line: self._tell(Noted(line=line)),
+            spare=cache.forget_places,
+        )
+        if governor is not None:
+            governor.check(total)
+
+        def chunk() -> int:
+            wanted = pace.chunk(PREFILL_STEP)
+            return wanted if governor is None else governor.chunk(wanted)
+
         steps = generate_ids(
             live.model,
             ids[reused:],
             cache=cache.layers,
             sampling=sampling,
             max_tokens=command.settings.max_tokens - len(command.begun),
-            prefill_step_size=lambda: pace.chunk(PREFILL_STEP),
+            prefill_step_size=chunk,
             progress=read,
             interrupt=before_layer,
             watch=self._watcher,
+            may_go_on=None if governor is None else governor.may_go_on,
         )
         self._watcher.listen(self._watcher.wanted.experts)
         try:
