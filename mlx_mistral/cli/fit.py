@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.errors import CheckpointError, MemoryBudgetError
 
 from . import options
@@ -13,6 +14,7 @@ from .terminal import write_json, write_lines
 
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers
+    from mlx_mistral.memory import ModelNeeds
     from mlx_mistral.memory.device import Device
 
 
@@ -74,6 +76,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "free_bytes": report.free_bytes,
         "fits": plan.fits,
         "max_context": report.max_context,
+        "max_context_by_kv_bits": {str(bits or 16): n for bits, n in report.contexts},
         "advice": report.advice(),
         "chip": report.chip.name if report.chip else None,
         "expected_tps": start.tps if start else None,
@@ -96,6 +99,49 @@ def _device(args: argparse.Namespace) -> Device:
     return Device.mac(find_chip(args.chip), dtype=args.dtype)
 
 
+def _contexts(needs: ModelNeeds, budget_bytes: int) -> tuple[tuple[int | None, int], ...]:
+    """The longest context that fits with each width of the cache."""
+    from mlx_mistral.cache.quantized import can_quantize
+
+    narrower = KV_BITS if can_quantize(needs.config.head_dim) else ()
+    return tuple((bits, needs.max_context(budget_bytes, bits)) for bits in (None, *narrower))
+
+
+def _stepped_down(
+    headers: Headers, needs: ModelNeeds, budget_bytes: int, context: int
+) -> str | None:
+    """What `chat` and `generate` do with a model whose plan is too large; None: refuse it."""
+    from mlx_mistral.memory.admission import least_plan
+    from mlx_mistral.memory.speed import FASTEST_TPS
+    from mlx_mistral.memory.streamed import expert_bytes, experts_room
+    from mlx_mistral.streaming import expected_hit_rate, expected_tps, measured_disk_speed
+
+    config = headers.config
+    if least_plan(needs, budget_bytes, context).fits:
+        return "it runs in smaller steps: short chunks of the prompt, then a quantized cache"
+    room = experts_room(headers, needs, budget_bytes, context)
+    if room is None or config.moe is None:
+        return None
+    one, n_experts = expert_bytes(headers, needs.activation_bytes), config.moe.num_experts
+    n_experts *= config.n_layers
+    hit_rate = expected_hit_rate(min(room // one, n_experts), n_experts)
+    held = f"it runs with {room // one} of {n_experts} experts in memory, the others from disk"
+    if not headers.files[0].is_file():
+        return f"{held}: slowly, at the disk's speed"
+    disk = measured_disk_speed(headers.files[0])
+    tps = expected_tps(
+        resident_tps=FASTEST_TPS,
+        hit_rate=hit_rate,
+        chosen_per_token=config.n_layers * config.moe.num_experts_per_tok,
+        expert_bytes=one,
+        disk_bytes_per_second=disk,
+    )
+    return (
+        f"{held}: slowly, {hit_rate:.0%} found in memory where all are chosen alike, and at this "
+        f"disk's {disk / 1e9:.1f} GB/s at most {tps:.1f} tokens a second"
+    )
+
+
 def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Report:
     from mlx_mistral.memory import ModelNeeds, default_context
     from mlx_mistral.memory.machine import this_machine
@@ -113,6 +159,8 @@ def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Repor
         free_bytes=machine.free_bytes if machine else None,
         plan=needs.plan(context, budget_bytes, args.kv_bits),
         max_context=needs.max_context(budget_bytes, args.kv_bits),
+        contexts=_contexts(needs, budget_bytes),
+        stepped_down=_stepped_down(headers, needs, budget_bytes, context),
         kv_bits=args.kv_bits,
         fitting_kv_bits=None if args.kv_bits else needs.fitting_kv_bits(context, budget_bytes),
         fitting_bits=needs.fitting_bits(context, budget_bytes),

@@ -32,6 +32,10 @@ class Report:
     """The longest context that fits; 0 where none does."""
     fitting_bits: int | None
     """Bits a weight with which an unquantized model would fit as asked; None: not known."""
+    contexts: tuple[tuple[int | None, int], ...] = ()
+    """Bits of a cache (None: as wide as activations), and the longest context that fits so."""
+    stepped_down: str | None = None
+    """How it would run where it does not fit; None: not at all."""
     kv_bits: int | None = None
     """Of the planned cache; None: as wide as activations."""
     fitting_kv_bits: int | None = None
@@ -52,7 +56,7 @@ class Report:
                     f"only {bytes_text(self.free_bytes)} are free now: close other programs first"
                 ]
             return []
-        lines = []
+        lines = [self.stepped_down] if self.stepped_down else []
         if self.max_context:
             lines.append(f"a smaller context fits: --context {self.max_context}")
         if self.fitting_kv_bits is not None:
@@ -91,6 +95,7 @@ def to_lines(report: Report) -> list[str]:
         "",
         _label("fits", _verdict(plan)),
         _label("context", _longest(report)),
+        *([_label("", _by_bits(report))] if len(report.contexts) > 1 else []),
         *(_label("" if n else "speed", text) for n, text in enumerate(_speed(report))),
     ]
     return lines + [_label("advice", text) for text in report.advice()]
@@ -153,6 +158,13 @@ def _longest(report: Report) -> str:
     if longest == report.config.max_context:
         return f"up to {longest:,} tokens fit, all that the model was made for"
     return f"up to {longest:,} tokens fit"
+
+
+def _by_bits(report: Report) -> str:
+    """`16-bit cache 4,096, 8-bit 7,680, 4-bit 12,288`."""
+    width = {"float32": 32}.get(report.dtype, 16)
+    parts = [f"{bits or width}-bit {n:,}" for bits, n in report.contexts]
+    return f"by the cache's width: {', '.join(parts)}"
 
 
 def _speed(report: Report) -> list[str]:

@@ -241,3 +241,15 @@ def test_the_demo_stays_inside_what_it_is_promised(run: Run, prompt: str) -> Non
     context = used["prompt_tokens"] + used["generation_tokens"]
     told = run("fit", "--context", str(context), "--json").json
     assert used["peak_memory_bytes"] <= told["total_bytes"]
+
+
+def test_what_runs_in_smaller_steps_or_from_disk_is_said(run: Run) -> None:
+    short = run("fit", "demo", "--memory", "15MB", "--json").json
+    assert not short["fits"]
+    assert "smaller steps" in short["advice"][0]
+    assert set(short["max_context_by_kv_bits"]) == {"16", "8", "4"}
+    assert short["max_context_by_kv_bits"]["16"] == short["max_context"]
+    streamed = run("fit", "demo", "--memory", "9MB", "--json").json
+    assert "experts in memory, the others from disk: slowly" in streamed["advice"][0]
+    refused = run("fit", "demo", "--memory", "1MB", "--json").json
+    assert not [line for line in refused["advice"] if "it runs" in line]
