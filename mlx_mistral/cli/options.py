@@ -8,10 +8,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mlx_mistral import __version__
 from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.config.sizes import parse_size
-from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
+from mlx_mistral.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -106,13 +105,6 @@ def add_fine_sampling(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=[], metavar="TEXT",
         help="end the reply before TEXT; may be given again",
     )  # fmt: skip
-
-
-def refuse_unavailable(args: argparse.Namespace, *flags: str) -> None:
-    """Promised flags whose feature is not there yet. Raises: MlxMistralError: one was given."""
-    for flag in flags:
-        if getattr(args, flag.strip("-").replace("-", "_")):
-            raise MlxMistralError(f"{flag} is not available in version {__version__}; leave it out")
 
 
 def size(text: str) -> int:
