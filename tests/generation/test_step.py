@@ -201,3 +201,10 @@ def test_on_a_gpu_steps_wait_for_each_other_where_they_would_copy_large_caches(
 ) -> None:
     assert step_module.may_overlap(weights, cache, on_cpu=False) is may
     assert step_module.may_overlap(weights, cache, on_cpu=True)
+
+
+def test_on_a_gpu_each_layer_rotates_in_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    rope, position = model_of("mistral").layers[0].self_attn.rope, mx.array(3)
+    assert rope.turns(position, 1, mx.float32) is not position
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    assert rope.turns(position, 1, mx.float32) is position
