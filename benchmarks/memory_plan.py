@@ -45,6 +45,26 @@ MIXED = {
 }
 
 
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 128,
+}
+"""For texts so long that attention over them would otherwise take minutes."""
+TINY_MIXED = TINY | MIXED | {"layer_types": ["full_attention", *["sliding_attention"] * 2]}
+YARN = {
+    "model_type": "ministral3",
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
+        "llama_4_scaling_beta": 0.1,
+    },
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A model by its differences from the base, and the contexts it is run at."""
@@ -53,20 +73,39 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     bits: int | None = None
     dtype: str = "float32"
+    kv_bits: int | None = None
 
 
+WINDOW, NARROW = {"sliding_window": 1024}, {"sliding_window": 64}
 CASES = {
-    "full": Case(contexts=(1024, 4096, 16384)),
+    "demo": Case(contexts=(256, 1024)),
+    "demo, 8-bit cache": Case(contexts=(1024,), kv_bits=8),
+    "demo, 4-bit cache": Case(contexts=(1024,), kv_bits=4),
+    "full": Case(contexts=(1024, 4096)),
+    "full, 8-bit cache": Case(contexts=(1024, 4096), kv_bits=8),
+    "full, 4-bit cache": Case(contexts=(1024, 4096), kv_bits=4),
     "full 4-bit": Case(contexts=(1024, 4096), bits=4),
+    "full 4-bit, 4-bit cache": Case(contexts=(4096,), bits=4, kv_bits=4),
     "full bf16": Case(contexts=(1024,), dtype="bfloat16"),
+    "small": Case(contexts=(16384, 65536), config=TINY),
+    "small, 8-bit cache": Case(contexts=(16384, 65536), config=TINY, kv_bits=8),
+    "small, 4-bit cache": Case(contexts=(16384, 65536), config=TINY, kv_bits=4),
     "wide feed-forward": Case(contexts=(1024, 4096), config={"intermediate_size": 4096}),
     "large vocabulary": Case(contexts=(256, 1024), config={"vocab_size": 65536}),
     "deep": Case(contexts=(1024, 4096), config={"num_hidden_layers": 16}),
-    "window 64": Case(contexts=(1024, 4096), config={"sliding_window": 64}),
-    "window 1024": Case(contexts=(1024, 4096, 16384, 65536), config={"sliding_window": 1024}),
-    "window 1024 4-bit": Case(contexts=(4096,), config={"sliding_window": 1024}, bits=4),
+    "yarn, tied": Case(contexts=(1024, 4096), config=YARN),
+    "window 64": Case(contexts=(1024, 4096), config=NARROW),
+    "window 64, 4-bit cache": Case(contexts=(4096,), config=NARROW, kv_bits=4),
+    "window 1024": Case(contexts=(1024, 4096, 16384, 65536), config=WINDOW),
+    "window 1024, 8-bit cache": Case(contexts=(4096, 16384), config=WINDOW, kv_bits=8),
+    "window 1024, 4-bit cache": Case(contexts=(4096, 65536), config=WINDOW, kv_bits=4),
+    "window 1024 4-bit": Case(contexts=(4096,), config=WINDOW, bits=4),
     "mixed windows": Case(contexts=(1024, 4096, 16384), config=MIXED),
+    "mixed windows, 4-bit cache": Case(contexts=(4096,), config=MIXED, kv_bits=4),
+    "small, mixed windows": Case(contexts=(65536,), config=TINY_MIXED),
     "mixtral": Case(contexts=(1024, 4096), config=MIXTRAL),
+    "mixtral, 4-bit cache": Case(contexts=(4096,), config=MIXTRAL, kv_bits=4),
+    "mixtral, window 1024": Case(contexts=(4096,), config=MIXTRAL | WINDOW),
     "mixtral 4-bit": Case(contexts=(1024, 4096), config=MIXTRAL, bits=4),
     "mixtral bf16": Case(contexts=(1024,), config=MIXTRAL, dtype="bfloat16"),
 }
@@ -92,7 +131,7 @@ def main() -> None:
 def run_apart(name: str, context: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--run", name, str(context)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
@@ -107,6 +146,10 @@ def row(label: str, result: dict[str, Any]) -> str:
 def measure(name: str, context: int) -> dict[str, Any]:
     """Pairs of promised and measured bytes: weights, cache, workspace, total."""
     case = CASES[name]
+    if name.startswith("demo"):
+        from mlx_mistral import demo
+
+        return _measure(case, Path(demo.model_path()), context)
     with tempfile.TemporaryDirectory() as folder:
         # The model that is written must be gone before the one that is measured is loaded.
         write = [sys.executable, "-c", f"import memory_plan as m; m.write({name!r}, {folder!r})"]
@@ -134,17 +177,18 @@ def _measure(case: Case, folder: Path, context: int) -> dict[str, Any]:
         activation_bytes=size,
         gathers_float32=gathers,
         loading_bytes=loading_bytes(headers.parameters, case.dtype),
+        kv_bits=case.kv_bits,
     )
     model = load_model(folder, dtype=case.dtype)
     weights = mx.get_active_memory()
-    cache = model.make_cache()
+    cache = model.make_cache(kv_bits=case.kv_bits)
     ids = random.Random(0).choices(range(2000), k=context - REPLY)
     for _ in stream_generate(model, None, ids, max_tokens=REPLY, prompt_cache=cache):
         pass
     held = sum(one.nbytes for one in cache)
     if any(config.windows):
         del cache
-        converse(model, load_tokenizer(demo.model_path()), context)
+        converse(model, load_tokenizer(demo.model_path()), context, case.kv_bits)
     peak = mx.get_peak_memory()
     pairs = [
         (plan.weights_bytes, weights),
@@ -155,11 +199,11 @@ def _measure(case: Case, folder: Path, context: int) -> dict[str, Any]:
     return {"pairs": pairs}
 
 
-def converse(model: Any, tokenizer: Any, context: int) -> None:
+def converse(model: Any, tokenizer: Any, context: int, kv_bits: int | None) -> None:
     """A chat whose turns together come close to the context."""
     from mlx_mistral import Chat
 
-    chat = Chat(model, tokenizer, max_tokens=REPLY)
+    chat = Chat(model, tokenizer, max_tokens=REPLY, kv_bits=kv_bits)
     words = "one two three four five six seven eight nine ten".split()
     per_turn = context // TURNS - REPLY - 40
     for turn in range(TURNS):

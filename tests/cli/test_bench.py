@@ -103,7 +103,7 @@ def test_a_sweep_ends_with_the_best_settings(
         ("demo", "-p", "0", "-g", "0"),
         ("demo", "-g", "0", "--depth", "64", "--batch", "2"),
         ("demo", "--plot", "speed.pdf"),
-        ("demo", "--memory", "8GB"),
+        ("demo", "--memory", "2MB"),
         ("demo", "--speculate", "--batch", "2"),
         ("demo", "--sweep", "--against", "mlx-lm"),
         ("./no/such/folder",),
