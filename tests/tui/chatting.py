@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -18,6 +18,7 @@ from mlx_mistral.tui.chat.keeper import Unkept
 from mlx_mistral.tui.chat.message import MessageView
 
 SMALL, LARGE = (80, 24), (140, 45)
+LONGEST_WAIT_SECONDS = 60.0
 
 
 class Window:
@@ -33,12 +34,12 @@ class Window:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Lets the window work until a condition holds."""
-        for _ in range(100):
+        end = time.monotonic() + LONGEST_WAIT_SECONDS
+        while time.monotonic() < end:
             await self.pilot.pause()
             if condition():
                 await self.pilot.pause()
                 return
-            await asyncio.sleep(0)
         raise AssertionError(f"never came true; the window shows\n{self.text}")
 
     async def press(self, *keys: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-_SECONDS = 10.0
+_SECONDS = 60.0
 
 
 async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:

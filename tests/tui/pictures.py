@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Container, Iterable
 from itertools import groupby
@@ -39,7 +40,7 @@ async def picture(w: Window, name: str, *sizes: tuple[int, int]) -> None:
 
 
 async def still(w: Window) -> None:
-    """Lets the window work until it draws the same twice."""
+    """Lets the window work until nothing is under way and it draws the same again and again."""
     for kind in (Input, TextArea):
         for widget in w.app.screen.query(kind):
             widget.cursor_blink = False
@@ -49,10 +50,12 @@ async def still(w: Window) -> None:
         nonlocal before
         now = draw(w.app.screen)
         unchanged, before = now == before, now
-        return unchanged
+        return unchanged and all(worker.is_finished for worker in w.app.workers)
 
-    await w.app.workers.wait_for_complete()
     for _ in range(3):
+        drawn = asyncio.Event()  # what a change of size asks for is asked for by then
+        w.app.screen.call_after_refresh(drawn.set)
+        await drawn.wait()
         await w.until(unchanged)
 
 

@@ -31,7 +31,7 @@ async def test_many_events_are_few_deliveries_and_none_is_lost_or_out_of_order()
     thread.start()
     await asyncio.to_thread(thread.join)
     bridge(events[0])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while sum(map(len, batches)) <= len(events):
             await asyncio.sleep(0)
     assert [event for batch in batches for event in batch] == [*events, events[0]]
@@ -43,7 +43,7 @@ async def test_deliveries_are_a_frame_apart() -> None:
     times: list[float] = []
     bridge = Bridge(lambda batch: times.append(loop.time()), frame_seconds=0.02)
     bridge.open()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(times) < 4:
             bridge(Piece(id=1, token=0, text="a"))
             await asyncio.sleep(0)
@@ -60,7 +60,7 @@ async def test_frames_that_cost_more_come_more_seldom_and_an_end_waits_for_none(
         worked=count(step=0.01).__next__,
     )
     bridge.open()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(times) < 4:
             bridge(Piece(id=1, token=0, text="a"))
             await asyncio.sleep(0)

@@ -28,7 +28,7 @@ async def test_every_message_is_reached_by_scrolling_and_few_are_mounted_at_once
     async with window(messages=long_talk(45, 200)) as w:
         seen: set[int | None] = set()
         await w.press("tab")
-        for _ in range(100):
+        for _ in range(1000):
             mounted = views(w)
             assert len(mounted) <= 32
             seen |= {view.entry.id for view in mounted}
