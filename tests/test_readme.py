@@ -84,7 +84,7 @@ def test_the_two_first_commands_install_run_and_test() -> None:
     assert [kind for kind, _ in BLOCKS[:2]] == ["bash install", "bash install"]
     assert "pip install ." in install
     assert install.endswith("mlx-mistral chat")
-    assert test.endswith("-m pytest")
+    assert test.endswith("-m pytest -n auto")
     assert "\n" not in install + test
 
 

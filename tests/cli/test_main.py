@@ -44,11 +44,6 @@ def test_no_command_shows_the_help_and_is_wrong_usage(run: Run) -> None:
     assert "generate" in ended.err
 
 
-def test_commands_that_do_not_exist_are_not_listed(run: Run) -> None:
-    shown = run("--help").out
-    assert not [name for name in ("bench",) if f"    {name} " in shown]
-
-
 @pytest.mark.parametrize("command", ["generate", "chat", "info", "tokens"])
 def test_a_model_that_is_nowhere_is_one_line(run: Run, command: str) -> None:
     ended = run(command, "no-such-model", stdin=b"Hello\n")

@@ -85,9 +85,9 @@ def test_the_figures_are_what_the_model_computed(
     target, computed = live(MODELS[kind]), []
     plain = Decoder.__call__
 
-    def counting(self: Decoder, tokens: object, *rest: object) -> object:
+    def counting(self: Decoder, tokens: object, *rest: object, **named: object) -> object:
         computed.append(tokens.shape[1])  # type: ignore[attr-defined]
-        return plain(self, tokens, *rest)  # type: ignore[arg-type]
+        return plain(self, tokens, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Decoder, "__call__", counting)
     first = make(target, asked(user("a first message, quite a long one")))
