@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batch_completion import BatchResponse, batch_generate
     from .chat import Chat
     from .checkpoint import load_model
     from .completion import (
-        BatchResponse,
         GenerationResponse,
-        batch_generate,
         generate,
         stream_generate,
     )
@@ -70,12 +69,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BatchResponse": "completion",
+    "BatchResponse": "batch_completion",
     "Chat": "chat",
     "GenerationResponse": "completion",
     "ModelConfig": "config",
     "Tokenizer": "text",
-    "batch_generate": "completion",
+    "batch_generate": "batch_completion",
     "generate": "completion",
     "load": "loading",
     "load_model": "checkpoint",

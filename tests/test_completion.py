@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tiny import LetterTokenizer, random_ids, tiny_config, tiny_model
 
+from mlx_mistral.batch_completion import batch_generate
 from mlx_mistral.completion import (
     GenerationResponse,
-    batch_generate,
     generate,
     stream_generate,
 )

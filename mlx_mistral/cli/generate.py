@@ -214,7 +214,7 @@ def _draw_samples(
     prompt: str | list[int],
     progress: Progress,
 ) -> None:
-    from mlx_mistral.completion import batch_generate
+    from mlx_mistral.batch_completion import batch_generate
 
     if args.temp == 0:
         note("samples at temperature 0 are all the same; --temp 0.7 varies them", quiet=args.quiet)

@@ -10,8 +10,8 @@ import pytest
 
 import mlx_mistral.streaming.library
 from mlx_mistral import generate
+from mlx_mistral.batch_completion import batch_generate
 from mlx_mistral.checkpoint import load_model
-from mlx_mistral.completion import batch_generate
 from mlx_mistral.demo import model_path
 from mlx_mistral.model import Model
 from mlx_mistral.streaming import StreamedModel, load_streaming
