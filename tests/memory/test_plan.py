@@ -40,8 +40,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mixtral, windowed": {**MOE, "sliding_window": 300},
     "yarn and scaled queries": FAMILIES["ministral3"],
 }
-CONTEXT, REPLY = 1100, 8
-LONGER = {"long keys": 4000}
+CONTEXT, REPLY = 1040, 4
+LONGER = {"long keys": 3000}
 
 
 def scaled_config(**changes: Any) -> ModelConfig:
