@@ -12,9 +12,10 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 from textual import events
-from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
+
+from .terminal_parser import TerminalParser
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -82,7 +83,7 @@ class TerminalDriver(LinuxDriver):
 
     def run_input_thread(self) -> None:
         """Reads keys until the window is closed or the terminal is gone."""
-        parser = XTermParser()
+        parser = TerminalParser()
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         with selectors.SelectSelector() as selector:  # other kinds take no terminal on macOS
             selector.register(self.fileno, selectors.EVENT_READ)
@@ -115,7 +116,7 @@ class TerminalDriver(LinuxDriver):
         self._app.post_message(events.Resize(size, size))
 
 
-def waiting_seconds(parser: XTermParser) -> float:
+def waiting_seconds(parser: TerminalParser) -> float:
     """How long a parser can be left alone: it may wait for the rest of a key."""
     due = parser._timeout_time
     return LOOK_SECONDS if due is None else min(max(due - time.monotonic(), 0.0), LOOK_SECONDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import unicodedata
 
 import pytest
 from chatting import window
@@ -89,6 +91,26 @@ async def test_any_text_in_any_size_breaks_nothing(seed: int) -> None:
         replies = [text for role, text in w.said() if role == "assistant"]
         assert replies == said  # what was said is kept letter by letter
         assert w.app.is_running
+
+
+async def test_random_unicode_is_told_kept_and_shown_without_anything_that_acts() -> None:
+    chance = random.Random(0)
+
+    def noise(n: int) -> str:
+        codes = chance.choices(range(sys.maxunicode + 1), k=n)
+        return "".join(chr(chance.choice((code, code % 0x3000))) for code in codes)
+
+    async with window() as w:
+        for _ in range(3):
+            texts = [noise(40) for _ in range(15)]
+            w.composer.write("")
+            w.composer.post_message(Paste(f"x{noise(200)}"))
+            await w.until(lambda: w.composer.text)
+            await w.answer(w.composer.text, *texts)
+            assert w.said()[-1] == ("assistant", "".join(texts))
+            cells = w.text.replace("\n", "")
+            assert not {c for c in cells if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")}
+            assert not set(cells) & set("\u202d\u202e\u2066\u2067\u2068")
 
 
 async def test_random_bytes_break_nothing() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from ast import literal_eval
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from mlx_mistral.tui.chat.clean import Cleaner, clean
 from mlx_mistral.tui.chat.code_blocks import code_blocks
@@ -15,6 +18,7 @@ from mlx_mistral.tui.chat.history import History
 from mlx_mistral.tui.chat.queue import Pending, Queue
 from mlx_mistral.tui.chat.segments import HARD_LIMIT, Segments
 from mlx_mistral.tui.chat.thinking import Part, ThinkingSplitter, split
+from mlx_mistral.tui.visible import clipped, one_line, visible
 
 HOSTILE = st.text(
     st.sampled_from("ab\n\t \x1b[]()0;31mKhHJ\x07\x9b\x9d\x9c\r\x00\x7f\u202e\u2028\ud800é\\"),
@@ -62,6 +66,35 @@ def test_where_a_text_is_cut_makes_no_difference(text: str, places: list[int]) -
     cleaner = Cleaner()
     left = "".join(cleaner.add(piece) for piece in cut(text, places)) + cleaner.finish()
     assert left == clean(text)
+
+
+ANY = st.text(st.characters(), max_size=40) | HOSTILE
+"""Unicode's characters, halves of surrogate pairs among them."""
+
+
+@given(ANY)
+def test_a_clean_text_is_printed_and_written_as_it_is(text: str) -> None:
+    left = clean(text)
+    assert clean(left) == left
+    assert left.encode().decode() == left
+    assert {c for c in left if unicodedata.category(c) in ("Cc", "Cs")} <= {"\n", "\t"}
+
+
+@given(ANY)
+def test_what_is_made_visible_can_be_read_back_and_has_no_hidden_letter(text: str) -> None:
+    shown = visible(text)
+    assert not {c for c in shown if unicodedata.category(c)[0] == "C"}
+    assert visible(shown) == shown
+    if "\\" not in text:
+        assert literal_eval(f"'{shown.replace(chr(39), chr(92) + chr(39))}'") == text
+
+
+@given(ANY, st.integers(0, 20))
+def test_a_line_is_one_and_is_cut_to_its_cells(text: str, width: int) -> None:
+    line = one_line(text)
+    assert not {c for c in line if unicodedata.category(c)[0] == "C"}
+    assert len(line.splitlines()) <= 1
+    assert cell_len(clipped(line, width)) <= width
 
 
 def test_a_sequence_that_never_ends_hides_nothing_for_long() -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import os
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted import ScriptedEngine
-from textual._xterm_parser import XTermParser
 from textual.app import App
-from textual.events import Key, Resize
+from textual.events import Key, Paste, Resize
 
 from mlx_mistral.tui.app import ChatApp
 from mlx_mistral.tui.driver import LOOK_SECONDS, Output, TerminalDriver, waiting_seconds
+from mlx_mistral.tui.terminal_parser import TerminalParser
 
 
 class Told(TerminalDriver):
@@ -66,7 +69,7 @@ def test_keys_are_told_and_a_terminal_that_is_gone_ends_the_window(
 
 
 def test_an_escape_that_nothing_follows_is_waited_for_no_longer_than_its_delay() -> None:
-    parser = XTermParser()
+    parser = TerminalParser()
     assert waiting_seconds(parser) == LOOK_SECONDS
     assert list(parser.feed("\x1b")) == []
     assert waiting_seconds(parser) <= LOOK_SECONDS
@@ -110,3 +113,16 @@ def test_a_window_at_a_terminal_has_this_driver() -> None:
     default = App().get_driver_class()
     assert ChatApp(ScriptedEngine()).get_driver_class() is TerminalDriver
     assert issubclass(TerminalDriver, default)
+
+
+PASTED = "\x1b[31mred\r\x11\x1b\x1b[A\x1b[20\x1b[200~ \x1b]52;c;x\x07 1\n2\x1b"
+
+
+@given(st.lists(st.integers(0, 80), max_size=6))
+def test_nothing_that_is_pasted_is_a_key_wherever_it_is_cut(places: list[int]) -> None:
+    text = f"a\x1b[A\x1b[200~{PASTED}\x1b[201~b\x1b[200~next\x1b[201~"
+    parser, told = TerminalParser(), []
+    for start, end in pairwise([0, *sorted(places), len(text)]):
+        told += parser.feed(text[start:end])
+    assert [m.key for m in told if isinstance(m, Key)] == ["a", "up", "b"]
+    assert [m.text for m in told if isinstance(m, Paste)] == ["red\n[20  1\n2", "next"]

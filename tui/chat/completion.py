@@ -45,18 +45,18 @@ class Completion:
         return found
 
     def _models(self, begun: str) -> list[str]:
-        return [name for name in self.model_names() if begun.lower() in name.lower()]
+        names = filter(_is_plain, self.model_names())
+        return [name for name in names if begun.lower() in name.lower()]
 
     def _paths(self, begun: str, known: tuple[Path, str] | None) -> list[str]:
-        """Without those that cannot be written in a line."""
         self._where = (self.folder, parent_of(begun))
         if self._where != known:
             self._stop()
             self._task = asyncio.get_running_loop().create_task(self._list(*self._where))
         if self._listing is None:
             return []
-        found = beginning(begun, self._listing)
-        return [path for path in found if visible(path) == path and '"' not in path]
+        found = filter(_is_plain, beginning(begun, self._listing))
+        return [path for path in found if '"' not in path]
 
     async def _list(self, folder: Path, parent: str) -> None:
         self._listing = await asyncio.to_thread(list_folder, parent, folder)
@@ -68,3 +68,8 @@ class Completion:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can be written in a line: others are not offered."""
+    return visible(name) == name
