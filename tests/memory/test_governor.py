@@ -24,7 +24,7 @@ ORDER = ("chunks", "kept for reuse", "8 bits", "4 bits", "the reply ends")
 SHAPES: dict[str, dict[str, Any]] = {
     "full": {},
     "window": {"sliding_window": 520},
-    "mixed windows": {"_sliding_window": [None, 300, 300]},
+    "mixed windows": {"_sliding_window": [None, 300]},
     "mixtral": MOE,
 }
 """The windows wrap in the prompt, and in the reply."""
@@ -79,8 +79,8 @@ def full() -> Iterator[Model]:
 
 @pytest.mark.parametrize(
     ("shape", "spare_bytes"),
-    [("full", 1_900_000), ("window", 2_000_000), ("mixed windows", 2_200_000),
-     ("mixtral", 2_100_000)],
+    [("full", 1_850_000), ("window", 1_950_000), ("mixed windows", 2_050_000),
+     ("mixtral", 2_050_000)],
 )  # fmt: skip
 def test_the_peak_stays_inside_and_steps_come_in_their_order(shape: str, spare_bytes: int) -> None:
     run = Run(tiny_model(scaled_config(**SHAPES[shape])), spare_bytes)
@@ -91,7 +91,7 @@ def test_the_peak_stays_inside_and_steps_come_in_their_order(shape: str, spare_b
 
 
 def test_every_step_is_taken_and_the_text_goes_on_from_what_is_left(full: Model) -> None:
-    run = Run(full, 1_230_000, prompt=250, reply=300)
+    run = Run(full, 1_190_000, prompt=250, reply=300)
     assert run.over <= 0
     assert run.steps == list(ORDER)
     assert run.reason == "length"
@@ -104,7 +104,7 @@ def test_every_step_is_taken_and_the_text_goes_on_from_what_is_left(full: Model)
 
 
 def test_until_the_cache_is_quantized_the_text_is_the_same(full: Model) -> None:
-    narrow = Run(full, 2_750_000)
+    narrow = Run(full, 2_500_000)
     assert narrow.steps == [ORDER[0]]
     wide = Run(full, 1 << 40)
     assert wide.told == []
@@ -117,14 +117,14 @@ def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(full: Model) -> N
 
 
 def test_drafts_stay_inside_as_well(full: Model) -> None:
-    run = Run(full, 2_000_000, speculate=True)
+    run = Run(full, 1_850_000, speculate=True)
     assert run.over <= 0
     assert run.steps == [step for step in ORDER if step in run.steps]
     assert "8 bits" in run.steps
 
 
 def test_a_cache_in_a_tuple_is_not_replaced(full: Model) -> None:
-    set_budget(full, 1_600_000)
+    set_budget(full, 1_350_000)
     told: list[str] = []
     cache = tuple(full.make_cache())
     ids = random_ids(250, 266)
