@@ -20,6 +20,7 @@ from mlx_mistral.model import Model
 from mlx_mistral.text import load_tokenizer
 
 if TYPE_CHECKING:
+    from mlx_mistral.streaming import StreamedModel
     from mlx_mistral.text import Tokenizer
 
 
@@ -89,12 +90,7 @@ def load_within(
         from mlx_mistral.streaming import load_streaming
 
         model = streamed = load_streaming(folder, budget_bytes=room, dtype=dtype)
-        moe = headers.config.moe
-        n_experts = headers.config.n_layers * (moe.num_experts if moe else 0)
-        tell(
-            f"{name} does not fit {size_text(budget_bytes)}: {streamed.streaming.slots} of its "
-            f"{n_experts} experts are held at a time, the others are read from disk, slowly"
-        )
+        tell(held_in_part(streamed, name, budget_bytes))
     model.budget_bytes = budget_bytes
     return model
 
@@ -121,6 +117,16 @@ def check_room(
             raise
         return room
     return None
+
+
+def held_in_part(model: StreamedModel, name: str, budget_bytes: int) -> str:
+    """What its user is told, in a line."""
+    moe = model.config.moe
+    n_experts = model.config.n_layers * (moe.num_experts if moe else 0)
+    return (
+        f"{name} does not fit {size_text(budget_bytes)}: {model.streaming.slots} of its "
+        f"{n_experts} experts are held at a time, the others are read from disk, slowly"
+    )
 
 
 def _machine_budget() -> int | None:

@@ -149,7 +149,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noted:
-    """Something went wrong that costs time alone, such as a cache that the disk refused."""
+    """Something that costs time alone, such as a cache that the disk refused."""
 
     line: str
 

@@ -6,23 +6,21 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import mlx.core as mx
-
 from mlx_mistral.cache import KVCache, PrefixCache
 from mlx_mistral.checkpoint import resolve
-from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+from mlx_mistral.checkpoint.dtype import resolve_dtype
 from mlx_mistral.checkpoint.load import fill, hollow_model, parts
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.errors import MemoryBudgetError, TokenizerError
-from mlx_mistral.memory import ModelNeeds
-from mlx_mistral.memory.admission import check_fits
+from mlx_mistral.loading import check_room, held_in_part
 from mlx_mistral.memory.machine import this_machine
+from mlx_mistral.memory.streamed import EXPERTS
 from mlx_mistral.memory.weights import weights_in_memory
 from mlx_mistral.model import Model, fuse
 from mlx_mistral.text import load_tokenizer
 
 from .commands import Load
-from .events import Loading, ModelFacts
+from .events import Loading, ModelFacts, Noted
 from .pace import Pace
 from .spoken import Spoken
 
@@ -89,7 +87,7 @@ class LiveModel:
 
 def load_live(
     command: Load,
-    tell: Callable[[Loading], None],
+    tell: Callable[[Loading | Noted], None],
     check: Callable[[], None],
     *,
     make_room: Callable[[], None] = lambda: None,
@@ -98,6 +96,7 @@ def load_live(
 ) -> LiveModel:
     """Loads what a command names, layer by layer.
 
+    A mixture of experts that does not fit is held in part, with a note of it.
     check: called before each step; it raises to end the loading.
     make_room: called once the files are there and understood, before any weight is read.
     dtype: of activations; None: the device's own.
@@ -118,26 +117,50 @@ def load_live(
     model = hollow_model(checkpoint, str(folder))
     width = resolve_dtype(dtype)
     budget_bytes = memory or _memory_limit() or None
+    room = None
     if budget_bytes is not None:
-        held = str(width).rpartition(".")[2]
-        needs = ModelNeeds.of(checkpoint.headers, dtype=held, on_gpu=on_gpu())
-        check_fits(needs, command.model, budget_bytes, context=command.context)
-    model.budget_bytes = budget_bytes
-    facts = _facts(command, checkpoint, tokenizer, width)
-    sizes = {name: parameter.nbytes for name, parameter in checkpoint.parameters.items()}
-    done, total = 0, sum(sizes.values())
-    make_room()
-    for path, module in parts(model):
+        room = check_room(
+            checkpoint.headers,
+            budget_bytes,
+            name=command.model,
+            dtype=width,
+            context=command.context,
+        )
+    resident = {
+        name: parameter
+        for name, parameter in checkpoint.parameters.items()
+        if room is None or EXPERTS not in name
+    }
+    done, total = 0, sum(parameter.nbytes for parameter in resident.values())
+
+    def before(path: str) -> None:
+        nonlocal done
         stage("weights", done, total)
-        fill(module, checkpoint, path, width)
-        fuse(module)
-        done += sum(size for name, size in sizes.items() if name.startswith(f"{path}."))
+        done += sum(one.nbytes for name, one in resident.items() if name.startswith(f"{path}."))
+
+    make_room()
+    held_bytes = weights_in_memory(resident, width.size)
+    if room is None or budget_bytes is None:
+        for path, module in parts(model):
+            before(path)
+            fill(module, checkpoint, path, width)
+            fuse(module)
+    else:
+        from mlx_mistral.streaming import load_streaming
+
+        model = streamed = load_streaming(
+            folder, budget_bytes=room, dtype=width, before_part=before
+        )
+        held_bytes += streamed.streaming.budget_bytes
+        tell(Noted(line=held_in_part(streamed, command.model, budget_bytes)))
     stage("weights", total, total)
+    model.budget_bytes = budget_bytes
+    facts = _facts(command, checkpoint, tokenizer, held_bytes)
     return LiveModel(model, tokenizer, facts, command.context)
 
 
 def _facts(
-    command: Load, checkpoint: Checkpoint, tokenizer: Tokenizer, dtype: mx.Dtype
+    command: Load, checkpoint: Checkpoint, tokenizer: Tokenizer, held_bytes: int
 ) -> ModelFacts:
     headers, config = checkpoint.headers, checkpoint.config
     contexts = [n for n in (command.context, config.max_context) if n is not None]
@@ -146,7 +169,7 @@ def _facts(
         family=config.family,
         parameters=headers.parameter_count,
         active_parameters=headers.active_parameter_count,
-        weight_bytes=weights_in_memory(checkpoint.parameters, dtype.size),
+        weight_bytes=held_bytes,
         bits_per_weight=8 * headers.weight_bytes / max(headers.parameter_count, 1),
         n_layers=config.n_layers,
         windows=config.windows,

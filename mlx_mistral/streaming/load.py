@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -42,6 +43,7 @@ def load_streaming(
     budget_bytes: int | None = None,
     dtype: mx.Dtype | str | None = None,
     read_ahead: bool = True,
+    before_part: Callable[[str], None] = lambda path: None,
 ) -> StreamedModel:
     """The model in a folder of any layout, of whose experts only some are in memory at a time.
 
@@ -50,6 +52,7 @@ def load_streaming(
     budget_bytes: the same as bytes, of the experts alone: the shared weights, the cache and the
         workspace come on top.
     read_ahead: read what the next layer will probably choose while this one computes.
+    before_part: called with the path of each resident part before it is read; may raise.
     Raises: as `load_model`; CheckpointError: the model has no experts. MemoryBudgetError: no
         room for two experts, or neither slots nor bytes are given.
     """
@@ -80,6 +83,7 @@ def load_streaming(
     for layer in model.layers:
         del layer.block_sparse_moe["switch_mlp"]
     for path, part in parts(model):
+        before_part(path)
         fill(part, checkpoint, path, held)
         fuse(part)
     for number, layer in enumerate(model.layers):
