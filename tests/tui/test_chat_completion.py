@@ -20,7 +20,7 @@ def offered(w: Window) -> bool:
 
 async def test_a_command_is_taken_by_tab_and_what_follows_it_is_offered_next() -> None:
     async with window() as w:
-        w.chat.completion.model_names = lambda: ["mistral-7b", "mixtral-8x7b", "mis\x1b[2J"]
+        w.chat.completion.model_names = lambda: ["mistral-7b", "8x\x1b[2J", "mixtral-8x7b"]
         await w.press(*"/mod")
         await w.until(lambda: offered(w))
         assert "› /model" in w.text

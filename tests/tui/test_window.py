@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chatting import LARGE, SMALL, window
-from scripted import ScriptedEngine, finished, loaded, progress
+from scripted import ScriptedEngine, finished, loaded, progress, told
 
 from mlx_mistral.live.commands import Load, Watch
 from mlx_mistral.live.events import Alternative, Piece
@@ -65,6 +65,31 @@ async def test_the_machine_is_shown_and_hidden_and_watched_meanwhile() -> None:
         await opened.press("f3")
         await opened.until(lambda: engine.watches[-1] == Watch())
         assert not opened.chat.query_one(MachinePanel).display
+
+
+async def test_experts_are_watched_once_a_model_has_some() -> None:
+    engine = ScriptedEngine()
+    async with window(engine, app=ChatWindow(engine), load=False) as opened:
+        await opened.press("f3")
+        await opened.until(lambda: engine.watches)
+        for n_experts in (0, 8, 0):
+            engine.tell(loaded("demo", n_experts=n_experts))
+            await opened.until(lambda n=n_experts: engine.watches[-1].experts == bool(n))
+
+
+async def test_the_machine_shows_what_happened_while_it_was_hidden() -> None:
+    engine = ScriptedEngine()
+    async with window(engine, app=ChatWindow(engine), size=LARGE) as opened:
+        panel = opened.chat.query_one(MachinePanel)
+        for n_tokens in (35, 47):
+            await opened.press("f3")
+            await opened.until(lambda n=n_tokens: panel.display is (n == 35))
+            await opened.send("Hello")
+            await opened.until(lambda: opened.chat.conversation.running is not None)
+            engine.tell(*told(engine.replies[-1].id, "Good", cache_tokens=n_tokens))
+            await opened.until(lambda: opened.chat.conversation.running is None)
+        await opened.press("f3")
+        await opened.until(lambda: panel.display and ", 47 tokens" in opened.text)
 
 
 async def test_a_model_is_chosen_from_the_list_and_loaded() -> None:

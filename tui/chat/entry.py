@@ -42,7 +42,7 @@ def read_note(progress: Progress, reason: str) -> str:
     """How much of the prompt was computed and how the reply went."""
     parts = [
         _read(progress.prompt_tokens, progress.reused_tokens),
-        f"wrote {progress.reply_tokens:,} at {progress.decode_tps:,.1f} tokens/s",
+        _wrote(progress.reply_tokens, progress.decode_tps),
     ]
     return " · ".join([*parts, *_ending(reason)])
 
@@ -53,13 +53,17 @@ def kept_note(statistics: Statistics | None) -> str:
         return ""
     counted = (statistics.prompt_tokens, statistics.reused_tokens)
     read = [] if None in counted else [_read(*counted)]  # type: ignore[arg-type]
-    made = f"wrote {statistics.tokens:,} {_tokens(statistics.tokens)} at {statistics.tps:,.1f}/s"
+    made = _wrote(statistics.tokens, statistics.tps)
     return " · ".join([*read, made, *_ending(statistics.reason)])
 
 
 def _read(prompt: int, reused: int) -> str:
     new = prompt - reused
     return f"read {new:,} new {_tokens(new)}, {reused:,} reused"
+
+
+def _wrote(count: int, tps: float) -> str:
+    return f"wrote {count:,} at {tps:,.1f} tokens/s"
 
 
 def _tokens(count: int) -> str:

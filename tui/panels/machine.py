@@ -222,7 +222,10 @@ class MachinePanel(Vertical):
 
     def _tell(self) -> None:
         if self.is_mounted:
-            self.post_message(self.Opened(self.opened, self.opened and self._is_mixture))
+            self.call_later(self._post)  # what another widget has it post ends at that widget
+
+    def _post(self) -> None:
+        self.post_message(self.Opened(self.opened, self.opened and self._is_mixture))
 
     def _meet(self, facts: ModelFacts | None) -> None:
         self._facts, self._progress = facts, None

@@ -35,6 +35,11 @@ class Rows(Widget):
         if changed:
             self.refresh(*(Region(0, y, width, 1) for y in changed))
 
+    def on_show(self) -> None:
+        """Rows that were asked for while this was hidden are not drawn by that."""
+        self._next = None
+        self.refresh()
+
     def render(self) -> Content:
         content, self._next = self._next or self.picture(), None
         self._drawn = content.split()

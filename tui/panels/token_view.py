@@ -43,6 +43,14 @@ def alternative_line(alternative: Alternative, is_taken: bool) -> str:
     return f"{mark} {share:>5} {bar} '{visible(alternative.text)}'"
 
 
+class Alternatives(OptionList):
+    """Names its key, which the library's list keeps to itself."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Continue from it"),
+    ]
+
+
 class TokenView(Vertical):
     """Arrows move among tokens, Enter goes to the alternatives, Enter there goes on from one."""
 
@@ -75,7 +83,7 @@ class TokenView(Vertical):
     def compose(self) -> ComposeResult:
         yield TokenText()
         yield Static("", id="token-note", markup=False)
-        yield OptionList(id="token-alternatives", compact=True)
+        yield Alternatives(id="token-alternatives", compact=True)
 
     def on_mount(self) -> None:
         self.show_reply(self._reply, self._first)
