@@ -15,6 +15,7 @@ from mlx_mistral.files.tensor_info import DTYPE_BITS, FLOATS
 from mlx_mistral.memory import (
     MemoryPlan,
     default_context,
+    joining_bytes,
     matrix_bytes_in_memory,
     max_context,
     plan_memory,
@@ -72,14 +73,14 @@ class Room:
         return max_context(self.config, budget_bytes=self.budget_bytes, **self._weights(plan))
 
     def _weights(self, plan: Plan) -> dict[str, Any]:
-        held = sum(
-            matrix_bytes_in_memory(
+        held = {
+            name: matrix_bytes_in_memory(
                 parameter.shape,
                 plan.formats.get(name.removesuffix(".weight")),
                 self.activation_bytes,
             )
             for name, parameter in self.parameters.items()
-        )
+        }
         # Loading casts one tensor at a time, where it is stored in another dtype.
         cast = max(
             tensor.nbytes if tensor.dtype in FLOATS - {SPELLED[self.activations]} else 0
@@ -87,8 +88,8 @@ class Room:
             for tensor in made
         )
         return {
-            "weights_bytes": held,
-            "loading_bytes": cast,
+            "weights_bytes": sum(held.values()),
+            "loading_bytes": max(cast, joining_bytes(held)),
             "activation_bytes": self.activation_bytes,
         }
 

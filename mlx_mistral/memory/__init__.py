@@ -5,7 +5,7 @@ from .chips import Chip, find_chip, this_chip
 from .needs import ModelNeeds
 from .plan import MemoryPlan, default_context, max_context, plan_memory
 from .speed import DecodeSpeed
-from .weights import loading_bytes, matrix_bytes_in_memory, weights_in_memory
+from .weights import joining_bytes, loading_bytes, matrix_bytes_in_memory, weights_in_memory
 from .workspace import workspace_bytes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cache_bytes",
     "default_context",
     "find_chip",
+    "joining_bytes",
     "loading_bytes",
     "matrix_bytes_in_memory",
     "max_context",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mlx_mistral.checkpoint.parameters import Parameter, Piece
 from mlx_mistral.config import QuantParams
@@ -74,17 +74,22 @@ def loading_bytes(parameters: Mapping[str, Parameter], dtype: str) -> int:
         for parameter in parameters.values()
         for piece in parameter.pieces
     )
-    return max([*tensors, *_joined(parameters, _STORED[dtype][1])], default=0)
+    size = _STORED[dtype][1]
+    held = {name: held_bytes(parameter, size) for name, parameter in parameters.items()}
+    return max(joining_bytes(held), *tensors, 0)
 
 
-def _joined(parameters: Mapping[str, Parameter], activation_bytes: int) -> Iterable[int]:
-    """Bytes of each group of maps that are computed as one."""
+def joining_bytes(held: Mapping[str, int]) -> int:
+    """Bytes of the largest group of maps that are computed as one.
+
+    held: bytes of each parameter, by its name.
+    """
     groups: defaultdict[str, int] = defaultdict(int)
-    for name, parameter in parameters.items():
+    for name, n_bytes in held.items():
         module, _, part = re.sub(_FIELD, "", name).rpartition(".")
         if part in _JOINED and module.endswith((".self_attn", ".mlp")):
-            groups[module] += held_bytes(parameter, activation_bytes)
-    return groups.values()
+            groups[module] += n_bytes
+    return max(groups.values(), default=0)
 
 
 def holds_plain_experts(parameters: Mapping[str, Parameter]) -> bool:

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
+from mlx_mistral.checkpoint import load_model
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.convert import convert_checkpoint
 from mlx_mistral.convert.fit import Room
@@ -54,3 +56,21 @@ def test_a_fitted_model_stays_inside_its_budget(family: str, tmp_path: Path) -> 
     peak = peak_when_run(fitted.dest, context)
     assert 0.5 * budget < peak <= budget
     assert peak_when_run(whole.dest, context) <= needs.total_bytes
+
+
+@pytest.mark.parametrize("bits", [16, 4])
+def test_loading_what_was_converted_stays_inside_the_plan_of_one_token(
+    bits: int, tmp_path: Path
+) -> None:
+    """Nothing is cast; a layer's wide projections are held twice while they are joined."""
+    source = write_family(tmp_path / "source", "mistral", intermediate_size=4096)
+    made = convert_checkpoint(source, tmp_path / "made", bits=bits, dtype="float32")
+    needs = Room.of(Checkpoint(source), 1, 1).needs(made.plan)
+    mx.synchronize()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = load_model(made.dest, dtype="float32")
+    peak = mx.get_peak_memory() - before
+    del model
+    assert needs.weights_bytes < peak <= needs.total_bytes
