@@ -32,4 +32,4 @@ def test_what_nobody_counted_is_not_told() -> None:
     old = Statistics(
         tokens=3, seconds=1.0, tps=2.0, first_token_seconds=None, reason="stop", model="demo"
     )
-    assert kept_note(old) == "wrote 3 tokens at 2.0/s"
+    assert kept_note(old) == "wrote 3 at 2.0 tokens/s"
