@@ -12,6 +12,8 @@ from mlx_mistral.completion import FinishReason, Prompt, prompt_ids
 from mlx_mistral.generation import BatchGenerator, Sampling, SamplingOptions, stream_seed
 from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.prefill import Progress
+from mlx_mistral.memory.at_once import pace_within
+from mlx_mistral.memory.governor import Tell, log
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
 
@@ -53,6 +55,7 @@ def batch_generate(
     prefill_step_size: int = 512,
     progress: Progress | None = None,
     max_batch: int = 32,
+    tell: Tell = log,
     **sampling: Unpack[SamplingOptions],
 ) -> BatchResponse:
     """Replies to several prompts, decoded together; arguments as in `stream_generate`.
@@ -60,17 +63,30 @@ def batch_generate(
     Each reply is what its prompt gets alone. Equal prompts are read once. With a seed, the first
     prompt is drawn for as by that seed, and the one of index i by `stream_seed(seed, i)`,
     however many there are.
-    max_batch: how many run at once; the others wait until one of them ends.
+    max_batch: how many run at once; the others wait until one of them ends. Fewer do where the
+        model has a memory budget that does not hold so many.
+    tell: told that in a line.
+    Raises: MemoryBudgetError: the budget does not hold even one.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(tokenizer, stop) for _ in ids]
+    pace = pace_within(
+        model,
+        ids,
+        max_tokens=max_tokens,
+        max_batch=max_batch,
+        prefill_tokens=prefill_step_size,
+        context=context,
+        kv_bits=kv_bits,
+        tell=tell,
+    )
     clock = Clock(sum(map(len, ids)))
     batch = BatchGenerator(
         model,
-        max_batch=max_batch,
+        max_batch=pace.texts,
         context=context,
         kv_bits=kv_bits,
-        prefill_step_size=prefill_step_size,
+        prefill_step_size=pace.prefill_tokens,
         progress=progress,
     )
     first = Sampling(**sampling)

@@ -224,6 +224,7 @@ def _draw_samples(
         [prompt] * args.num_samples,
         **sampling(args),
         progress=progress.prefill,
+        tell=lambda line: note(line, quiet=args.quiet),
     )
     n_tokens = sum(stats.generation_tokens for stats in drawn.stats)
     if args.json:

@@ -65,7 +65,7 @@ class Governor:
     ) -> None:
         self._config, self._cache, self._budget = model.config, cache, budget_bytes
         self._size = model.dtype.size
-        self._gathers = _gathers_float32(model)
+        self._gathers = gathers_float32(model)
         self._model, self._reserved = model, reserved_bytes
         self._tell, self._spare = tell, spare
         self._has_released = False
@@ -258,7 +258,7 @@ def text_bytes(model: Model, n_tokens: int) -> int:
     return cache + pass_bytes(model.config, SMALLEST_CHUNK, n_tokens, size)
 
 
-def _gathers_float32(model: Model) -> bool:
+def gathers_float32(model: Model) -> bool:
     """Whether experts are widened for each use; see `workspace_bytes`."""
     config = model.config
     is_plain = config.moe is not None and config.quantization is None
