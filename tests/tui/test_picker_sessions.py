@@ -109,7 +109,9 @@ async def test_typing_searches_and_enter_opens_the_message(
         await settled(pilot)
         assert len(app.titles()) == 3
         assert app.titles()[2].startswith("About bread and [red]butter[/]")
-        await pilot.press(*"flo", "down", "down")
+        await pilot.press(*"flo")
+        await settled(pilot)
+        await pilot.press("down", "down")
         await settled(pilot)
         assert len(app.titles()) == 3
         assert "\x1b" not in "".join(app.titles())
