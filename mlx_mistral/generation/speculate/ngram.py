@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mlx_mistral.generation.sampling import Sampler
 
-SHORTEST = 2
+SHORTEST = 4
 """Tokens that have to agree before what followed them is worth a guess."""
 LONGEST = 16
 """Agreement is counted up to here."""
