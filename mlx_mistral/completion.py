@@ -16,7 +16,7 @@ from mlx_mistral.generation import Sampling, SamplingOptions, Step, generate_ids
 from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.decode import MayGoOn
 from mlx_mistral.generation.prefill import Progress, StepSize
-from mlx_mistral.generation.speculate import Counts, Drawn, generate_with_drafts
+from mlx_mistral.generation.speculate import Counts, generate_with_drafts
 from mlx_mistral.memory.governor import Tell, governor_of, log, model_limits, text_bytes
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
@@ -46,7 +46,7 @@ class GenerationResponse:
     peak_memory: float
     """GB, of 10^9 bytes."""
     finish_reason: FinishReason | None = None
-    step: Step | Drawn = field(repr=False)
+    step: Step = field(repr=False)
     """Where the token comes from."""
 
     @property
@@ -116,7 +116,7 @@ def stream_generate(
         governor.check(len(ids))
         options["prefill_step_size"] = partial(governor.chunk, prefill_step_size)
         options["may_go_on"] = governor.may_go_on
-    steps: Generator[Step | Drawn, None, None]
+    steps: Generator[Step, None, None]
     if speculate or draft_model is not None:
         steps = generate_with_drafts(
             model, ids, draft_model=draft_model, before=cached_ids, counts=draft_counts, **options
@@ -132,7 +132,7 @@ def stream_generate(
             yield GenerationResponse(
                 text=delta + text.finish() if reason == "length" else delta,
                 token=step.token,
-                from_draft=isinstance(step, Drawn) and step.from_draft,
+                from_draft=step.from_draft,
                 prompt_tokens=len(ids),
                 prompt_tps=clock.prompt_tps,
                 generation_tokens=clock.n,

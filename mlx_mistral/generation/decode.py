@@ -38,6 +38,7 @@ class Step:
     is_last: bool
     seen: Seen = field(default_factory=dict)
     """What a `Watch` asked for."""
+    from_draft: bool = False
 
     @property
     def logits(self) -> mx.array:

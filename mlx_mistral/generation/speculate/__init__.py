@@ -1,6 +1,6 @@
 """Several tokens a pass: drafts, from the text itself or a smaller model, and their check."""
 
-from .decode import Counts, Drafter, DraftingDecoder, Drawn
+from .decode import Counts, Drafter, DraftingDecoder
 from .draft_model import ModelDrafter
 from .generate import generate_with_drafts
 from .length import DraftLength
@@ -11,7 +11,6 @@ __all__ = [
     "DraftLength",
     "Drafter",
     "DraftingDecoder",
-    "Drawn",
     "ModelDrafter",
     "NgramDrafter",
     "generate_with_drafts",

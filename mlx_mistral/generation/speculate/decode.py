@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.prefix import common_prefix
-from mlx_mistral.generation.decode import CLEAR_EVERY, MayGoOn, nan_error
+from mlx_mistral.generation.decode import CLEAR_EVERY, MayGoOn, Step, nan_error
 from mlx_mistral.generation.prefill import all_or_nothing
 from mlx_mistral.generation.sampling import Sampler
 from mlx_mistral.generation.step import NAN, NextToken, draw
@@ -69,16 +69,6 @@ class _Pending:
     logits: mx.array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
-    """One new token. Shapes: logits (vocab,)."""
-
-    token: int
-    logits: mx.array
-    is_last: bool
-    from_draft: bool
-
-
 class DraftingDecoder:
     """Decodes one text with a drafter, in plain passes where drafts do not pay.
 
@@ -108,7 +98,7 @@ class DraftingDecoder:
         self._read_at = 0.0
         self._left = 0
 
-    def decode(self, logits: mx.array, budget: int) -> Iterator[Drawn]:
+    def decode(self, logits: mx.array, budget: int) -> Iterator[Step]:
         """Draws `budget` tokens, the first from the prompt's logits.
 
         Under way the caches may be ahead of the tokens yielded; when this ends or is closed,
@@ -124,14 +114,14 @@ class DraftingDecoder:
                 one.trim(surplus)
                 one.allow_trim(0)
 
-    def _decode(self, pending: _Pending | None) -> Iterator[Drawn]:
+    def _decode(self, pending: _Pending | None) -> Iterator[Step]:
         self._read_at = self._now()
         while pending is not None:
             if self._wanted()[1]:
                 # Nothing is submitted: the token decides whether a draft holds.
                 value = self._read(pending)
                 self._lengths.decoded(self._elapsed())
-                yield self._emit(value, pending.logits[0])
+                yield self._emit(value, pending.logits)
                 pending = yield from self._draft_after(value)
                 continue
             following = self._follow(pending.token) if self._left > 1 else None
@@ -143,10 +133,10 @@ class DraftingDecoder:
             elapsed = self._elapsed()
             if self.counts.tokens:
                 self._lengths.decoded(elapsed)
-            yield self._emit(value, pending.logits[0])
+            yield self._emit(value, pending.logits)
             pending = following if self._left else None
 
-    def _draft_after(self, value: int) -> Generator[Drawn, None, _Pending | None]:
+    def _draft_after(self, value: int) -> Generator[Step, None, _Pending | None]:
         """Checks drafts for as long as they pay. Returns the token that is then under way."""
         while self._left:
             match, length = self._wanted()
@@ -164,7 +154,7 @@ class DraftingDecoder:
             seconds = self._elapsed()
             self._lengths.checked(match, len(draft), accepted, seconds, is_usual=is_usual)
             for i in range(accepted + 1):
-                yield self._emit(drawn[i], rows[i], from_draft=i < accepted)
+                yield self._emit(drawn[i], rows[i : i + 1], from_draft=i < accepted)
                 if not self._left:
                     return None
             value = drawn[accepted]
@@ -212,13 +202,14 @@ class DraftingDecoder:
             raise nan_error(self.counts.tokens + 1)
         return int(value)
 
-    def _emit(self, value: int, logits: mx.array, *, from_draft: bool = False) -> Drawn:
+    def _emit(self, value: int, logits: mx.array, *, from_draft: bool = False) -> Step:
+        """Shapes: logits (1, vocab)."""
         self._left -= 1
         self.counts.tokens += 1
         self._drafter.extend([value])
         if self._left and not self._may_go_on():
             self._left = 0
-        return Drawn(value, logits, not self._left, from_draft)
+        return Step(value, logits, not self._left, from_draft=from_draft)
 
     def _count_pass(self) -> None:
         self.counts.passes += 1

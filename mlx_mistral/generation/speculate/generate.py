@@ -7,13 +7,13 @@ from collections.abc import Generator, Sequence
 import mlx.core as mx
 
 from mlx_mistral.cache import KVCache
-from mlx_mistral.generation.decode import MayGoOn
+from mlx_mistral.generation.decode import MayGoOn, Step
 from mlx_mistral.generation.prefill import Progress, StepSize, prefill
 from mlx_mistral.generation.prompt import check_prompt, check_room
 from mlx_mistral.generation.sampling import Sampler, Sampling
 from mlx_mistral.model import Model
 
-from .decode import Counts, Drafter, DraftingDecoder, Drawn
+from .decode import Counts, Drafter, DraftingDecoder
 from .draft_model import ModelDrafter
 from .ngram import NgramDrafter
 
@@ -31,7 +31,7 @@ def generate_with_drafts(
     progress: Progress | None = None,
     may_go_on: MayGoOn | None = None,
     counts: Counts | None = None,
-) -> Generator[Drawn, None, None]:
+) -> Generator[Step, None, None]:
     """Yields up to max_tokens tokens that follow what the cache holds and the prompt.
 
     draft_model: writes the drafts; None takes them from the text so far.
