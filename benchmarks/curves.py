@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+
+from mlx_mistral.bench.drawing import label, line
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 24, 56
-INK, GRID = "#333333", "#e2e2e2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,9 @@ def draw(curves: Sequence[Curve], *, x_title: str, y_title: str) -> str:
     """An SVG document."""
     axes = Axes(curves)
     parts = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>', *_grid(axes)]
-    parts += [_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_title)]
+    parts += [label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, x_title)]
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts += [_text(18, middle, y_title, turned=True)]
+    parts += [label(18, middle, y_title, turned=True)]
     for number, curve in enumerate(curves):
         parts += [*_curve(axes, curve), _name(number, curve)]
     return (
@@ -58,12 +58,12 @@ def _grid(axes: Axes) -> list[str]:
     parts = []
     for value in range(axes.x_range[0], axes.x_range[1] + 1):
         x = axes.x(value)
-        parts.append(_line(x, TOP, x, HEIGHT - BOTTOM))
-        parts.append(_text(x, HEIGHT - BOTTOM + 18, str(value)))
+        parts.append(line(x, TOP, x, HEIGHT - BOTTOM))
+        parts.append(label(x, HEIGHT - BOTTOM + 18, str(value)))
     for power in range(axes.y_range[0], axes.y_range[1] + 1):
         y = axes.y(10.0**power)
-        parts.append(_line(LEFT, y, WIDTH - RIGHT, y))
-        parts.append(_text(LEFT - 8, y + 4, f"{10.0**power:g}", anchor="end"))
+        parts.append(line(LEFT, y, WIDTH - RIGHT, y))
+        parts.append(label(LEFT - 8, y + 4, f"{10.0**power:g}", anchor="end"))
     return parts
 
 
@@ -79,24 +79,4 @@ def _curve(axes: Axes, curve: Curve) -> list[str]:
 def _name(number: int, curve: Curve) -> str:
     """In the upper right, where falling curves leave room."""
     x, y = WIDTH - RIGHT - 12, TOP + 24 + 20 * number
-    return _text(x, y, curve.name, anchor="end", colour=curve.colour)
-
-
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{GRID}"/>'
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "middle",
-    colour: str = INK,
-    turned: bool = False,
-) -> str:
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{turn}>'
-        f"{escape(text)}</text>"
-    )
+    return label(x, y, curve.name, anchor="end", colour=curve.colour)

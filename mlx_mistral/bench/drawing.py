@@ -77,19 +77,19 @@ def _panel(panel: Panel) -> Iterator[str]:
     points = [point for curve in panel.curves for point in curve.points]
     x = Scale([x for x, _ in points], LEFT, WIDTH - RIGHT, log=panel.log)
     y = Scale([y for _, y in points], HEIGHT - BOTTOM, TOP, log=panel.log)
-    yield _text(LEFT, 24, panel.title, anchor="start")
+    yield label(LEFT, 24, panel.title, anchor="start")
     for value in x.ticks:
-        yield _line(x(value), TOP, x(value), HEIGHT - BOTTOM)
-        yield _text(x(value), HEIGHT - BOTTOM + 18, _number(value))
+        yield line(x(value), TOP, x(value), HEIGHT - BOTTOM)
+        yield label(x(value), HEIGHT - BOTTOM + 18, _number(value))
     for value in y.ticks:
-        yield _line(LEFT, y(value), WIDTH - RIGHT, y(value))
-        yield _text(LEFT - 8, y(value) + 4, _number(value), anchor="end")
-    yield _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, panel.x_title)
-    yield _text(18, (TOP + HEIGHT - BOTTOM) / 2, panel.y_title, turned=True)
+        yield line(LEFT, y(value), WIDTH - RIGHT, y(value))
+        yield label(LEFT - 8, y(value) + 4, _number(value), anchor="end")
+    yield label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, panel.x_title)
+    yield label(18, (TOP + HEIGHT - BOTTOM) / 2, panel.y_title, turned=True)
     for number, curve in enumerate(panel.curves):
         yield from _curve(curve, x, y, COLOURS[number % len(COLOURS)])
         colour = COLOURS[number % len(COLOURS)]
-        yield _text(LEFT + 12, TOP + 20 + 18 * number, curve.name, anchor="start", colour=colour)
+        yield label(LEFT + 12, TOP + 20 + 18 * number, curve.name, anchor="start", colour=colour)
 
 
 def _curve(curve: Curve, x: Scale, y: Scale, colour: str) -> Iterator[str]:
@@ -102,11 +102,12 @@ def _curve(curve: Curve, x: Scale, y: Scale, colour: str) -> Iterator[str]:
             yield f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{colour}"/>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
+def line(x1: float, y1: float, x2: float, y2: float) -> str:
+    """A line of the grid."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{GRID}"/>'
 
 
-def _text(
+def label(
     x: float,
     y: float,
     text: str,
@@ -115,6 +116,7 @@ def _text(
     colour: str = INK,
     turned: bool = False,
 ) -> str:
+    """A text at a place, which may run upwards."""
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{turn}>'
