@@ -5,29 +5,14 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
+from full_pass import full_pass, model_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import random_ids, tiny_config, tiny_model
+from tiny import random_ids
 
-from mlx_mistral.cache import RotatingCache, attention_mask
-from mlx_mistral.model import Model
+from mlx_mistral.cache import RotatingCache
 
 TOLERANCE = 1e-5
-_models: dict[int | None, Model] = {}
-
-
-def model_with(window: int | None) -> Model:
-    if window not in _models:
-        _models[window] = tiny_model(tiny_config(n_layers=2, sliding_window=window))
-    return _models[window]
-
-
-def full_pass(model: Model, ids: list[int]) -> np.ndarray:
-    mask = attention_mask(len(ids), 0, model.config.windows[0], return_array=True)
-    x = model.model.embed(mx.array([ids]))
-    for layer in model.layers:
-        x = layer(x, mx.array(0), mask)
-    return np.array(model.head(model.model.norm(x))[0])
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,31 +5,15 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
+from full_pass import full_pass, model_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import FAMILIES, MOE, random_ids, run, tiny_config, tiny_model
 
-from mlx_mistral.cache import GrowingCache, KVCache, RotatingCache, attention_mask
+from mlx_mistral.cache import GrowingCache, KVCache, RotatingCache
 from mlx_mistral.errors import CacheError, ContextError
-from mlx_mistral.model import Model
 
 TOLERANCE = 1e-5
-_models: dict[int | None, Model] = {}
-
-
-def model_with(window: int | None) -> Model:
-    if window not in _models:
-        _models[window] = tiny_model(tiny_config(n_layers=2, sliding_window=window))
-    return _models[window]
-
-
-def full_pass(model: Model, ids: list[int]) -> np.ndarray:
-    """One pass under the whole (T, T) mask, which no cache takes part in."""
-    mask = attention_mask(len(ids), 0, model.config.windows[0], return_array=True)
-    x = model.model.embed(mx.array([ids]))
-    for layer in model.layers:
-        x = layer(x, mx.array(0), mask)
-    return np.array(model.head(model.model.norm(x))[0])
 
 
 @st.composite
