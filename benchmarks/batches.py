@@ -10,18 +10,15 @@ advantage; memory below 1x as well.
 
 from __future__ import annotations
 
-import argparse
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import mlx.core as mx
-from speed import DEMOS, FORMATS, LARGE, Line, Run, _cells, _head, _label, _line, _row
+from speed import DEMOS, LARGE, Line, Run, _cells, _label, _line, table, table_parser
 
 from mlx_mistral.bench import Case, compare, run_cases
 from mlx_mistral.bench.ours import Ours
@@ -102,23 +99,12 @@ def theirs_together(program: MlxLm, asked: Asked) -> Replies:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = [*DEMOS, *LARGE]
+    parser = table_parser(__doc__.partition("\n")[0], ROWS)
     parser.add_argument("--model", action="append", choices=names, help="only these")
-    parser.add_argument("--row", action="append", choices=ROWS, help="only these rows")
-    parser.add_argument("--trials", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--bits", type=int, action="append", help="4, or 0 for float32 (both)")
-    parser.add_argument("--models", type=Path, help="keep the random models in this folder")
-    parser.add_argument("--markdown", action="store_true", help="head and table for a page")
     args = parser.parse_args()
-    formats = FORMATS if args.bits is None else tuple(bits or None for bits in args.bits)
-    if args.markdown:
-        print(_head(), end="\n\n")
-    print(_row("row", "model", "test", "ratio", "least to most", "memory", "remark"))
-    print("| --- | --- | --- | ---: | ---: | ---: | --- |")
-    with tempfile.TemporaryDirectory() as temporary:
-        run = Run(folder=args.models or Path(temporary), trials=args.trials, formats=formats)
-        for bits in formats:
+    with table(args) as run:
+        for bits in run.formats:
             for name in args.model or names:
                 for row in args.row or ROWS:
                     for line in ROWS[row](run, name, bits):

@@ -13,8 +13,8 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -219,21 +219,32 @@ ROWS: dict[str, Callable[[Run], Iterator[Line]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--row", action="append", choices=ROWS, help="only these rows")
+def table_parser(description: str, rows: Iterable[str]) -> argparse.ArgumentParser:
+    """The options of every script that prints such a table."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--row", action="append", choices=rows, help="only these rows")
     parser.add_argument("--trials", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument("--bits", type=int, action="append", help="4, or 0 for float32 (both)")
     parser.add_argument("--models", type=Path, help="keep the random models in this folder")
     parser.add_argument("--markdown", action="store_true", help="head and table for a page")
-    args = parser.parse_args()
+    return parser
+
+
+@contextmanager
+def table(args: argparse.Namespace) -> Iterator[Run]:
+    """Prints the head; lines follow while the random models are there."""
     formats = FORMATS if args.bits is None else tuple(bits or None for bits in args.bits)
     if args.markdown:
         print(_head(), end="\n\n")
     print(_row("row", "model", "test", "ratio", "least to most", "memory", "remark"))
     print("| --- | --- | --- | ---: | ---: | ---: | --- |")
     with tempfile.TemporaryDirectory() as temporary:
-        run = Run(folder=args.models or Path(temporary), trials=args.trials, formats=formats)
+        yield Run(folder=args.models or Path(temporary), trials=args.trials, formats=formats)
+
+
+def main() -> None:
+    args = table_parser(__doc__.partition("\n")[0], ROWS).parse_args()
+    with table(args) as run:
         worst: dict[str, float] = {}
         for name in args.row or ROWS:
             for line in ROWS[name](run):
