@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlx.core as mx
 import pytest
+
+from mlx_mistral import load_model
 
 pytest.importorskip("mlx_lm", reason="mlx-lm belongs to the test extra")
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("launches", "speed", "synthetic")
+NAMES = ("launches", "speed", "synthetic", "torch_transformers")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,20 @@ def test_rows_compare_random_models_in_both_programs(
         "mistral-demo", "mixtral-demo", "mistral-demo 4-bit", "mixtral-demo 4-bit"
     ]  # fmt: skip
     assert {line.remark for line in lines} == {"same text"}
+
+
+def test_experts_renamed_for_transformers_are_the_same_model(
+    scripts: SimpleNamespace, tmp_path: Path
+) -> None:
+    shape = small(scripts, experts=4)
+    plain = scripts.synthetic.write_model(tmp_path / "plain", shape)
+    renamed = scripts.synthetic.write_model(tmp_path / "renamed", shape)
+    scripts.torch_transformers.as_transformers_names(renamed)
+    stored = mx.load(str(renamed / "model-00001.safetensors"))
+    assert "model.layers.2.block_sparse_moe.experts.3.w2.weight" in stored
+    assert not any("switch_mlp" in name for name in stored)
+    ids = mx.array([[5, 9, 33]])
+    assert mx.array_equal(load_model(str(plain))(ids), load_model(str(renamed))(ids))
 
 
 def test_launches_are_counted_as_a_gpu_makes_them(scripts: SimpleNamespace, tmp_path: Path) -> None:
