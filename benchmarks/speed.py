@@ -23,7 +23,7 @@ from statistics import median
 from launches import COPIES, HostTime, host_time, launches
 from synthetic import SHAPES, write_model
 
-from mlx_mistral.bench import Case, Comparison, compare, machine_card, run_cases, versions
+from mlx_mistral.bench import Case, Comparison, Result, compare, machine_card, run_cases, versions
 from mlx_mistral.bench.ours import Ours
 from mlx_mistral.bench.peer import MlxLm
 
@@ -108,17 +108,7 @@ def window_flat(run: Run) -> Iterator[Line]:
         with closing(Ours(run.model("window-150m", bits))) as program:
             cases = [Case(gen_tokens=32, depth=depth) for depth in (4096, 32768)]
             near, far = run_cases([program], cases, trials=run.trials, drawn=True)[0]
-        ratios = [b / a for a, b in zip(near.trials_tps, far.trials_tps, strict=True)]
-        yield Line(
-            row="window-flat",
-            model=_label("window-150m", bits),
-            test="tg32 @ d32768 over @ d4096",
-            ratio=median(ratios),
-            least=min(ratios),
-            most=max(ratios),
-            memory=far.peak_memory_bytes / near.peak_memory_bytes,
-            remark="ours alone",
-        )
+        yield _alone("window-flat", _label("window-150m", bits), near, far)
 
 
 def prefill(run: Run) -> Iterator[Line]:
@@ -141,15 +131,20 @@ def _batch_against_one(run: Run, name: str, bits: int | None) -> Line:
     cases = [Case(gen_tokens=32), Case(gen_tokens=32, batch=8)]
     with closing(Ours(run.model(name, bits))) as program:
         one, eight = run_cases([program], cases, trials=run.trials)[0]
-    ratios = [b / a for a, b in zip(one.trials_tps, eight.trials_tps, strict=True)]
+    return _alone("batch", _label(name, bits), one, eight)
+
+
+def _alone(row: str, model: str, before: Result, after: Result) -> Line:
+    """What this program does in one case over what it does in another."""
+    ratios = [b / a for a, b in zip(before.trials_tps, after.trials_tps, strict=True)]
     return Line(
-        row="batch",
-        model=_label(name, bits),
-        test="tg32 b8 over tg32",
+        row=row,
+        model=model,
+        test=f"{after.case.name} over {before.case.name}",
         ratio=median(ratios),
         least=min(ratios),
         most=max(ratios),
-        memory=eight.peak_memory_bytes / one.peak_memory_bytes,
+        memory=after.peak_memory_bytes / before.peak_memory_bytes,
         remark="ours alone",
     )
 
