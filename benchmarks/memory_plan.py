@@ -1,10 +1,11 @@
 """What memory plans promise, beside what MLX reports while the models run.
 
-    python benchmarks/memory_plan.py [--context N ...] [--case NAME ...]
+    python benchmarks/memory_plan.py [--case NAME ...] [--context N ...]
 
-Each case is a random model in a temporary folder, loaded and run in a process of its own: a
-prompt that fills the context but for the reply, then, where a layer has a window, the same
-context over the turns of a Chat. Sizes are in MB of 10^6 bytes.
+Each cell is a random model in a temporary folder (the demo: the bundled one), loaded and run in a
+process of its own: a prompt that fills the context but for the reply, then, where a layer has a
+window, the same context over the turns of a Chat. In MB of 10^6 bytes: the plan's total, the
+measured peak, and their ratio. The last column has the worst differences of weights and cache.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from typing import Any
 REPLY = 20
 """Tokens that are decoded after the prompt."""
 TURNS = 4
+CONTEXTS = (1024, 4096, 16384, 65536)
+LONG = 16384
+"""From here on models are narrow: attention over so much would otherwise take minutes."""
 BASE: dict[str, Any] = {
     "model_type": "mistral",
     "hidden_size": 384,
@@ -37,77 +41,88 @@ BASE: dict[str, Any] = {
     "max_position_embeddings": 1 << 17,
     "tie_word_embeddings": False,
 }
-MIXTRAL = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
-MIXED = {
-    "model_type": "ministral",
-    "sliding_window": 1024,
-    "layer_types": ["full_attention", *["sliding_attention"] * 5],
-}
-
-
-TINY = {
+NARROW = {
     "hidden_size": 64,
-    "num_hidden_layers": 3,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "intermediate_size": 128,
 }
-"""For texts so long that attention over them would otherwise take minutes."""
-TINY_MIXED = TINY | MIXED | {"layer_types": ["full_attention", *["sliding_attention"] * 2]}
 YARN = {
-    "model_type": "ministral3",
-    "tie_word_embeddings": True,
-    "rope_parameters": {
-        "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0,
-        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
-        "llama_4_scaling_beta": 0.1,
-    },
+    "type": "yarn", "rope_theta": 1e6, "factor": 16.0, "beta_fast": 32.0, "beta_slow": 1.0,
+    "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
 }  # fmt: skip
+MIXTRAL = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+WINDOW = {"sliding_window": 1024}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "window": WINDOW,
+    "mixtral": MIXTRAL,
+    "mixtral, window": MIXTRAL | WINDOW,
+    "nemo": {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128},
+    "ministral": WINDOW
+    | {"model_type": "ministral", "layer_types": ["full_attention", *["sliding_attention"] * 2]},
+    "ministral3": {
+        "model_type": "ministral3", "tie_word_embeddings": True,
+        "rope_parameters": YARN | {"llama_4_scaling_beta": 0.1},
+    },
+    "devstral2": {
+        "model_type": "ministral3", "rope_parameters": YARN | {"factor": 64.0},
+    },
+    "mistral3": {"model_type": "mistral3"},
+}  # fmt: skip
+"""By what sets them apart; a `mistral3` holds its text model's numbers in `text_config`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A model by its differences from the base, and the contexts it is run at."""
+    """A family's model by its differences from the base, and the contexts it is run at."""
 
-    contexts: tuple[int, ...]
-    config: dict[str, Any] = field(default_factory=dict)
+    family: str = "mistral"
+    contexts: tuple[int, ...] = CONTEXTS
+    changes: dict[str, Any] = field(default_factory=dict)
     bits: int | None = None
     dtype: str = "float32"
     kv_bits: int | None = None
+    held: float = 1.0
+    """Share of the experts in memory."""
+
+    def config(self, context: int) -> dict[str, Any]:
+        """Its config.json."""
+        narrow = NARROW if context >= LONG else {}
+        config = BASE | narrow | FAMILIES[self.family] | self.changes
+        layers = config["num_hidden_layers"]
+        if "layer_types" in config:
+            config["layer_types"] = (config["layer_types"] * layers)[:layers]
+        if self.family == "mistral3":
+            config = {"model_type": "mistral3", "text_config": config | {"model_type": "mistral"}}
+        if self.bits:
+            config["quantization"] = {"group_size": 64, "bits": self.bits}
+        return config
 
 
-WINDOW, NARROW = {"sliding_window": 1024}, {"sliding_window": 64}
+SHORT = CONTEXTS[:2]
 CASES = {
-    "demo": Case(contexts=(256, 1024)),
+    "demo": Case(contexts=(1024,)),
     "demo, 8-bit cache": Case(contexts=(1024,), kv_bits=8),
     "demo, 4-bit cache": Case(contexts=(1024,), kv_bits=4),
-    "full": Case(contexts=(1024, 4096)),
-    "full, 8-bit cache": Case(contexts=(1024, 4096), kv_bits=8),
-    "full, 4-bit cache": Case(contexts=(1024, 4096), kv_bits=4),
-    "full 4-bit": Case(contexts=(1024, 4096), bits=4),
-    "full 4-bit, 4-bit cache": Case(contexts=(4096,), bits=4, kv_bits=4),
-    "full bf16": Case(contexts=(1024,), dtype="bfloat16"),
-    "small": Case(contexts=(16384, 65536), config=TINY),
-    "small, 8-bit cache": Case(contexts=(16384, 65536), config=TINY, kv_bits=8),
-    "small, 4-bit cache": Case(contexts=(16384, 65536), config=TINY, kv_bits=4),
-    "wide feed-forward": Case(contexts=(1024, 4096), config={"intermediate_size": 4096}),
-    "large vocabulary": Case(contexts=(256, 1024), config={"vocab_size": 65536}),
-    "deep": Case(contexts=(1024, 4096), config={"num_hidden_layers": 16}),
-    "yarn, tied": Case(contexts=(1024, 4096), config=YARN),
-    "window 64": Case(contexts=(1024, 4096), config=NARROW),
-    "window 64, 4-bit cache": Case(contexts=(4096,), config=NARROW, kv_bits=4),
-    "window 1024": Case(contexts=(1024, 4096, 16384, 65536), config=WINDOW),
-    "window 1024, 8-bit cache": Case(contexts=(4096, 16384), config=WINDOW, kv_bits=8),
-    "window 1024, 4-bit cache": Case(contexts=(4096, 65536), config=WINDOW, kv_bits=4),
-    "window 1024 4-bit": Case(contexts=(4096,), config=WINDOW, bits=4),
-    "mixed windows": Case(contexts=(1024, 4096, 16384), config=MIXED),
-    "mixed windows, 4-bit cache": Case(contexts=(4096,), config=MIXED, kv_bits=4),
-    "small, mixed windows": Case(contexts=(65536,), config=TINY_MIXED),
-    "mixtral": Case(contexts=(1024, 4096), config=MIXTRAL),
-    "mixtral, 4-bit cache": Case(contexts=(4096,), config=MIXTRAL, kv_bits=4),
-    "mixtral, window 1024": Case(contexts=(4096,), config=MIXTRAL | WINDOW),
-    "mixtral 4-bit": Case(contexts=(1024, 4096), config=MIXTRAL, bits=4),
-    "mixtral bf16": Case(contexts=(1024,), config=MIXTRAL, dtype="bfloat16"),
+    **{name: Case(family=name) for name in FAMILIES},
+    **{
+        f"{name}, {bits}-bit cache": Case(family=name, kv_bits=bits, contexts=contexts)
+        for bits, contexts in ((8, CONTEXTS[0::2]), (4, CONTEXTS[1::2]))
+        for name in FAMILIES
+    },
+    **{f"{name}, 4 bits": Case(family=name, bits=4, contexts=SHORT) for name in FAMILIES},
+    **{f"{name}, bf16": Case(family=name, dtype="bfloat16", contexts=(1024,)) for name in FAMILIES},
+    "mistral, 4 bits, 4-bit cache": Case(bits=4, kv_bits=4, contexts=SHORT),
+    "mixtral, 4 bits, a third of its experts": Case(
+        family="mixtral", bits=4, held=1 / 3, contexts=SHORT
+    ),
+    "mixtral, half of its experts": Case(family="mixtral", held=0.5, contexts=SHORT),
+    "window of 64": Case(family="window", changes={"sliding_window": 64}),
+    "window of 64, 4-bit cache": Case(family="window", changes={"sliding_window": 64}, kv_bits=4),
+    "wide feed-forward": Case(changes={"intermediate_size": 4096}, contexts=SHORT),
+    "large vocabulary": Case(changes={"vocab_size": 65536}, contexts=SHORT),
+    "16 layers": Case(changes={"num_hidden_layers": 16}, contexts=SHORT),
 }
 
 
@@ -115,36 +130,56 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--case", action="append", choices=CASES, help="only these cases")
     parser.add_argument("--context", action="append", type=int, help="only these contexts")
+    parser.add_argument("--results", type=Path, help="keep measurements here, and go on from them")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         print(json.dumps(measure(args.run[0], int(args.run[1]))))
         return
-    columns = ("weights", "", "cache", "", "workspace", "", "total", "", "promise kept")
-    print("case".ljust(30) + "".join(name.rjust(10) for name in columns[:-1]), columns[-1])
+    done = json.loads(args.results.read_text()) if args.results and args.results.exists() else {}
+    print("| case |", *(f"{context} tokens |" for context in CONTEXTS), "weights, cache |")
+    print("| --- |", *("---: |" for _ in CONTEXTS), "---: |")
     for name in args.case or CASES:
-        for context in CASES[name].contexts:
-            if not args.context or context in args.context:
-                print(row(f"{name}, {context}", run_apart(name, context)), flush=True)
+        asked = [n for n in CASES[name].contexts if n in (args.context or CONTEXTS)]
+        for context in asked:
+            label = f"{name}, {context}"
+            if label not in done:
+                done[label] = run_apart(name, context)
+            if args.results:
+                args.results.write_text(json.dumps(done))
+        if asked:
+            print(row(name, {n: done[f"{name}, {n}"] for n in asked}), flush=True)
 
 
-def run_apart(name: str, context: int) -> dict[str, Any]:
+def run_apart(name: str, context: int) -> dict[str, list[int]]:
     command = [sys.executable, __file__, "--run", name, str(context)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}, {context}: exit status {done.returncode}\n{done.stderr}")
+    result: dict[str, list[int]] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def row(label: str, result: dict[str, Any]) -> str:
-    """Promised and measured side by side, and how far the sum lies above the peak."""
-    cells = [f"{n / 1e6:.1f}".rjust(10) for pair in result["pairs"] for n in pair]
-    promised, measured = result["pairs"][-1]
-    verdict = "yes" if promised >= measured else "NO"
-    return label.ljust(30) + "".join(cells) + f"  {verdict}, {promised / measured:.2f}x"
+def row(name: str, found: dict[int, dict[str, list[int]]]) -> str:
+    """Promised and measured, and how far promises of weights and cache are off at worst."""
+    cells = [_cell(found[context]["total"]) if context in found else "" for context in CONTEXTS]
+    off = [max(_off(one[part]) for one in found.values()) for part in ("weights", "cache")]
+    return " | ".join([f"| {name}", *cells, ", ".join(f"{one:.1%}" for one in off)]) + " |"
 
 
-def measure(name: str, context: int) -> dict[str, Any]:
-    """Pairs of promised and measured bytes: weights, cache, workspace, total."""
+def _cell(pair: list[int]) -> str:
+    promised, measured = pair
+    ratio = f"{promised / measured:.2f}x" if promised >= measured else "**BROKEN**"
+    return f"{promised / 1e6:.1f} / {measured / 1e6:.1f}, {ratio}"
+
+
+def _off(pair: list[int]) -> float:
+    promised, measured = pair
+    return abs(promised / measured - 1)
+
+
+def measure(name: str, context: int) -> dict[str, list[int]]:
+    """Bytes promised and measured: weights, cache, total."""
     case = CASES[name]
     if name.startswith("demo"):
         from mlx_mistral import demo
@@ -152,35 +187,38 @@ def measure(name: str, context: int) -> dict[str, Any]:
         return _measure(case, Path(demo.model_path()), context)
     with tempfile.TemporaryDirectory() as folder:
         # The model that is written must be gone before the one that is measured is loaded.
-        write = [sys.executable, "-c", f"import memory_plan as m; m.write({name!r}, {folder!r})"]
+        call = f"memory_plan.write({name!r}, {context}, {folder!r})"
+        write = [sys.executable, "-c", f"import memory_plan; {call}"]
         subprocess.run(write, cwd=Path(__file__).parent, check=True)
         return _measure(case, Path(folder), context)
 
 
-def _measure(case: Case, folder: Path, context: int) -> dict[str, Any]:
+def _measure(case: Case, folder: Path, context: int) -> dict[str, list[int]]:
     import mlx.core as mx
 
     from mlx_mistral import demo, load_model, load_tokenizer
     from mlx_mistral.checkpoint import read_folder
     from mlx_mistral.completion import stream_generate
-    from mlx_mistral.memory import loading_bytes, plan_memory, weights_in_memory
+    from mlx_mistral.memory import ModelNeeds
+    from mlx_mistral.memory.streamed import expert_bytes
+    from mlx_mistral.model import Model
+    from mlx_mistral.streaming import load_streaming
 
     headers = read_folder(folder)
-    size = 4 if case.dtype == "float32" else 2
     config = headers.config
-    gathers = bool(config.moe) and size == 2 and config.quantization is None
-    plan = plan_memory(
-        config,
-        weights_bytes=weights_in_memory(headers.parameters, size),
-        context=context,
-        budget_bytes=1 << 40,
-        activation_bytes=size,
-        gathers_float32=gathers,
-        loading_bytes=loading_bytes(headers.parameters, case.dtype),
-        kv_bits=case.kv_bits,
-    )
-    model = load_model(folder, dtype=case.dtype)
-    weights = mx.get_active_memory()
+    needs = ModelNeeds.of(headers, dtype=case.dtype, on_gpu=False)
+    plan = needs.plan(context, 1 << 40, case.kv_bits)
+    model: Model
+    missing = 0
+    if case.held < 1:
+        assert config.moe is not None
+        n_experts = config.n_layers * config.moe.num_experts
+        slots = round(case.held * n_experts)
+        missing = (n_experts - slots) * expert_bytes(headers, needs.activation_bytes)
+        model = load_streaming(folder, slots=slots, dtype=case.dtype)
+    else:
+        model = load_model(folder, dtype=case.dtype)
+    weights = mx.get_active_memory() + model.reserved_bytes
     cache = model.make_cache(kv_bits=case.kv_bits)
     ids = random.Random(0).choices(range(2000), k=context - REPLY)
     for _ in stream_generate(model, None, ids, max_tokens=REPLY, prompt_cache=cache):
@@ -189,14 +227,11 @@ def _measure(case: Case, folder: Path, context: int) -> dict[str, Any]:
     if any(config.windows):
         del cache
         converse(model, load_tokenizer(demo.model_path()), context, case.kv_bits)
-    peak = mx.get_peak_memory()
-    pairs = [
-        (plan.weights_bytes, weights),
-        (plan.cache_bytes, held),
-        (plan.workspace_bytes, peak - weights - held),
-        (plan.total_bytes, peak),
-    ]
-    return {"pairs": pairs}
+    return {
+        "weights": [plan.weights_bytes - missing, weights],
+        "cache": [plan.cache_bytes, held],
+        "total": [plan.total_bytes - missing, mx.get_peak_memory()],
+    }
 
 
 def converse(model: Any, tokenizer: Any, context: int, kv_bits: int | None) -> None:
@@ -214,7 +249,7 @@ def converse(model: Any, tokenizer: Any, context: int, kv_bits: int | None) -> N
             pass
 
 
-def write(name: str, folder: str) -> None:
+def write(name: str, context: int, folder: str) -> None:
     """The case's model with random weights, as a converter would leave it."""
     import mlx.core as mx
     import mlx.nn as nn
@@ -224,11 +259,10 @@ def write(name: str, folder: str) -> None:
     from mlx_mistral.model import Model
 
     case = CASES[name]
-    config = BASE | case.config
+    config = case.config(context)
     model = Model(ModelConfig.from_hf(config))
     model.set_dtype(getattr(mx, case.dtype))
     if case.bits:
-        config["quantization"] = {"group_size": 64, "bits": case.bits}
         nn.quantize(
             model,
             bits=case.bits,
@@ -237,7 +271,9 @@ def write(name: str, folder: str) -> None:
                 hasattr(module, "to_quantized") and not path.endswith("gate")
             ),
         )
-    mx.save_safetensors(f"{folder}/model.safetensors", dict(tree_flatten(model.parameters())))
+    prefix = "language_model." if "text_config" in config else ""
+    weights = {prefix + name: one for name, one in tree_flatten(model.parameters())}
+    mx.save_safetensors(f"{folder}/model.safetensors", weights)
     Path(folder, "config.json").write_text(json.dumps(config))
 
 
