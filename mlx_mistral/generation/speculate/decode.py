@@ -91,7 +91,7 @@ class DraftingDecoder:
         self._model, self._cache = model, cache
         self._sampler, self._drafter = sampler, drafter
         self._next = NextToken(model, cache, sampler)
-        self._checking = CheckingPass(model, cache)
+        self._checking = CheckingPass(model, cache, sampler)
         self._lengths = lengths or DraftLength()
         self._may_go_on = may_go_on or (lambda: True)
         self._now = now
@@ -184,7 +184,7 @@ class DraftingDecoder:
         for one in self._cache:
             one.allow_trim(LENGTHS[-1])  # from the first draft on: a text without any pays nothing
         try:
-            logits, drawn_array, states, is_usual = self._checking(fed, self._sampler)
+            logits, drawn_array, states, is_usual = self._checking(fed)
         except BaseException:
             for one in self._cache:
                 one.trim(one.offset - before)

@@ -1,0 +1,103 @@
+"""A pass over caches of fixed forms: a graph that is traced once and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import mlx.core as mx
+
+from mlx_mistral.cache import KVCache
+from mlx_mistral.cache.fixed import Form, stand_ins
+from mlx_mistral.model import Model
+from mlx_mistral.model.experts import SparseMoE
+
+from .tracing import can_trace, unfused_on_cpu
+
+Compute = Callable[[mx.array, Sequence[KVCache], list[mx.array]], list[mx.array]]
+"""A pass: of tokens, what stands for the caches, and further arrays."""
+Traced = Callable[..., list[mx.array]]
+
+
+class Replay:
+    """Passes over one set of caches, each form of which is traced once.
+
+    Weights are those of the trace: it belongs to one reply, in which nobody changes them.
+    compute: must hold no cache, since MLX keeps it as long as its trace, and would never free it.
+    n_kept: traces at a time; the oldest makes way.
+    """
+
+    def __init__(
+        self, model: Model, cache: Sequence[KVCache], compute: Compute, *, n_kept: int = 1
+    ) -> None:
+        self._cache, self._compute, self._n_kept = cache, compute, n_kept
+        self._is_possible = can_trace() and model.is_traceable
+        self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
+        self._traces: dict[tuple[Form | bool, ...], Traced] = {}
+
+    def forms(self, n_new: int = 1) -> tuple[Form, ...] | None:
+        """Makes room for tokens in the caches, and says in which forms; None: they have none."""
+        if not self._is_possible:
+            return None
+        forms = tuple([form for one in self._cache if (form := one.make_room(n_new))])
+        return forms if len(forms) == len(self._cache) else None
+
+    def __call__(
+        self, forms: tuple[Form, ...], tokens: mx.array, arrays: Sequence[mx.array] = ()
+    ) -> tuple[list[mx.array], bool]:
+        """Builds the pass, without computing it. The caches then hold the tokens.
+
+        Returns what is computed, and whether that took no trace.
+        """
+        buffers = [buffer for one in self._cache for buffer in (one.keys, one.values)]
+        position = mx.array(self._cache[0].offset)
+        given = (tokens, position, *buffers, *arrays)
+        listeners = [router.on_route for router in self._routers if router.on_route is not None]
+        key = (*forms, *(router.on_route is not None for router in self._routers))
+        traced = self._traces.get(key)
+        is_traced = traced is not None
+        if traced is None:
+            while len(self._traces) >= self._n_kept:
+                del self._traces[next(iter(self._traces))]
+            traced = mx.compile(_pass(self._compute, forms, self._routers))
+            self._traces[key] = traced
+            with unfused_on_cpu():
+                out = traced(*given)
+        else:
+            out = traced(*given)
+        n_new = forms[0].n_new
+        for i, one in enumerate(self._cache):
+            one.advance(out[2 * i], out[2 * i + 1], n_new)
+        rest = out[len(buffers) :]
+        for listener, chosen in zip(listeners, rest, strict=False):
+            listener(chosen)
+        return rest[len(listeners) :], is_traced
+
+
+def _pass(compute: Compute, forms: Sequence[Form], routers: Sequence[SparseMoE]) -> Traced:
+    """What is compiled. It knows no caches, as `compute` does not."""
+    n_buffers = 2 * len(forms)
+
+    def run(tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
+        caches = stand_ins(forms, rest[:n_buffers], position)
+        with _listening(routers) as chosen:
+            out = compute(tokens, cast("Sequence[KVCache]", caches), list(rest[n_buffers:]))
+        buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
+        return [*buffers, *chosen, *out]
+
+    return run
+
+
+@contextmanager
+def _listening(routers: Sequence[SparseMoE]) -> Iterator[list[mx.array]]:
+    """Listens in place of those who listen: they are told of every pass, and a trace runs once."""
+    listened = [(router, router.on_route) for router in routers if router.on_route is not None]
+    chosen: list[mx.array] = []
+    for router, _ in listened:
+        router.on_route = chosen.append
+    try:
+        yield chosen
+    finally:
+        for router, listener in listened:
+            router.on_route = listener
