@@ -272,8 +272,9 @@ def write(name: str, context: int, folder: str) -> None:
             ),
         )
     prefix = "language_model." if "text_config" in config else ""
-    weights = {prefix + name: one for name, one in tree_flatten(model.parameters())}
-    mx.save_safetensors(f"{folder}/model.safetensors", weights)
+    weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    named = {prefix + name: one for name, one in weights.items()}
+    mx.save_safetensors(f"{folder}/model.safetensors", named)
     Path(folder, "config.json").write_text(json.dumps(config))
 
 
