@@ -178,14 +178,16 @@ class KVCache(ABC):
     def make_room(self, n_new: int = 1) -> Form | None:
         """Makes room for tokens, and says in which form it is.
 
-        None: `update_and_fetch` alone can store them. So it is in a cache that is padded,
-        quantized or empty, at the end of a context, and for more than one token in a ring that
+        None: `update_and_fetch` alone can store them. So it is in a cache that is empty, at the end
+        of a context, within the padding of a batch, and for more than one token in a ring that
         `allow_trim` has given no room for as many.
         """
-        if self.left_padding is not None or self.kv_bits is not None or not self.state:
+        if self.keys is None or self.values is None:
+            return None
+        if self.left_padding is not None and self.offset < max(self.left_padding):
             return None
         form = self._form_of_next(n_new)
-        if form is not None and self.keys is not None and self.values is not None:
+        if form is not None:
             self._reserve(form.capacity, self.keys, self.values)
         return form
 
@@ -199,9 +201,9 @@ class KVCache(ABC):
             self._reserve(self._room_for(self.offset + n_new), self.keys, self.values)
         return self.capacity > before
 
-    def advance(self, keys: mx.array, values: mx.array, n_new: int = 1) -> None:
+    def advance(self, state: tuple[mx.array, ...], n_new: int = 1) -> None:
         """Takes over buffers to which tokens were added at the place that `make_room` made."""
-        self.keys, self.values = keys, values
+        self.state = state
         self.offset += n_new
 
     def empty(self) -> bool:

@@ -1,15 +1,18 @@
-"""Caches as a compiled step sees them: buffers of fixed shape, a place that is an array.
+"""Caches as a compiled pass sees them: buffers of fixed shape, a place that is an array.
 
-A step over them is traced once and then repeated, token after token, until a buffer grows or
+A pass over them is traced once and then repeated, token after token, until a buffer grows or
 a ring is full.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
+
+from .quantized import Rows, quantize
+from .rows import each, from_parts, leading, parts_of
 
 STEP = 256
 """Buffers grow by this many tokens, so that shapes stay the same for as many steps."""
@@ -21,30 +24,27 @@ class Form(NamedTuple):
     """What a trace depends on.
 
     ring: the slots of a ring; None: the buffer holds the text in order.
-    seen: attention looks at so many of the first slots; full: all of them are visible.
+    seen: attention looks at so many of the first slots.
+    columns: all of these slots are visible, or those up to the token itself, which hold the text
+        in order, or those whose columns, found from the end of a ring, are neither hidden by the
+        window nor padding.
     n_new: tokens that are stored together. window: what a ring of more slots hides the rest of.
+    is_padded: whether rows of the batch begin at columns of their own.
     """
 
     ring: int | None
     capacity: int
     seen: int
-    full: bool
+    columns: Literal["all", "in order", "around"]
     n_new: int = 1
     window: int | None = None
+    kv_bits: int | None = None
+    is_padded: bool = False
 
 
-def form(
-    end: int,
-    capacity: int,
-    ring: int | None = None,
-    *,
-    n_new: int = 1,
-    window: int | None = None,
-) -> Form:
-    """The form of a cache in which `end` tokens will have been stored, the last n_new at once."""
-    seen = min(round_up(end, SHORT_STEP if end <= STEP else STEP), capacity)
-    full = ring is not None and window is None and end >= capacity
-    return Form(ring, capacity, seen, full, n_new, window)
+def n_seen(end: int, capacity: int) -> int:
+    """The slots that attention looks at where the tokens before `end` are stored in order."""
+    return min(round_up(end, SHORT_STEP if end <= STEP else STEP), capacity)
 
 
 def round_up(n: int, step: int = STEP) -> int:
@@ -52,13 +52,21 @@ def round_up(n: int, step: int = STEP) -> int:
 
 
 class FixedCache:
-    """Stands for a cache while a step of one new token is traced, and is one by its calls."""
+    """Stands for a cache while a pass is traced, and is one by its calls."""
 
     left_padding = None
 
-    def __init__(self, keys: mx.array, values: mx.array, place: Place) -> None:
-        self.keys, self.values = keys, values
-        self._place = place
+    def __init__(self, state: tuple[mx.array, ...], place: Place) -> None:
+        half = len(state) // 2
+        keys, values = from_parts(state[:half]), from_parts(state[half:])
+        assert keys is not None
+        assert values is not None
+        self._keys, self._values, self._place = keys, values, place
+
+    @property
+    def state(self) -> tuple[mx.array, ...]:
+        """As of a cache."""
+        return parts_of(self._keys) + parts_of(self._values)
 
     @property
     def position(self) -> mx.array:
@@ -67,51 +75,64 @@ class FixedCache:
     def make_mask(self, n_new: int) -> mx.array | None:
         return self._place.mask
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Rows, Rows]:
         """Shapes: (B, K, T, D) twice -> (B, K, seen, D) twice."""
-        self.keys = self._place.write(self.keys, keys)
-        self.values = self._place.write(self.values, values)
+        self._keys = self._place.write(self._keys, keys)
+        self._values = self._place.write(self._values, values)
         seen = self._place.seen
-        return self.keys[..., :seen, :], self.values[..., :seen, :]
+        return leading(self._keys, seen), leading(self._values, seen)
 
 
 class Place:
     """Where new tokens go in all caches of one form, and what they see there."""
 
-    def __init__(self, position: mx.array, form: Form) -> None:
-        """Shapes: position ()."""
-        self.position = position
+    def __init__(self, offset: mx.array, form: Form, left_padding: mx.array | None) -> None:
+        """Shapes: offset (), left_padding (B,)."""
+        self._offset, self._form = offset, form
+        self._left_padding = left_padding if form.is_padded else None
+        self.position = offset if self._left_padding is None else offset - self._left_padding
         self.seen = form.seen
-        self._form = form
-        slots = position[None] if form.n_new == 1 else position + mx.arange(form.n_new)
+        slots = offset[None] if form.n_new == 1 else offset + mx.arange(form.n_new)
         self._slots = slots if form.ring is None else slots % form.ring
-        self.mask = None if form.full else self._visible()
+        self.mask = None if form.columns == "all" else self._visible()
 
-    def write(self, buffer: mx.array, rows: mx.array) -> mx.array:
+    def write(self, buffer: Rows, rows: mx.array) -> Rows:
         """Shapes: (B, K, capacity, D), (B, K, T, D) -> (B, K, capacity, D)."""
+        bits = self._form.kv_bits
+        return each(self._write, buffer, rows if bits is None else quantize(rows, bits))
+
+    def _write(self, buffer: mx.array, rows: mx.array) -> mx.array:
         if self._form.n_new == 1 or self._form.ring is None:
             return mx.slice_update(buffer, rows, self._slots[:1], axes=(2,))
         buffer[:, :, self._slots] = rows  # around the end of the ring
         return buffer
 
     def _visible(self) -> mx.array:
-        """Shapes: -> (T, seen)."""
+        """Shapes: -> (T, seen), or (B, 1, T, seen) of a padded batch."""
         form, columns = self._form, mx.arange(self._form.seen)
-        queries = self.position + mx.arange(form.n_new)[:, None]
-        if form.window is None or form.ring is None:
-            return columns <= queries
-        last = self.position + form.n_new - 1
-        columns = last - (last - columns) % form.ring  # below 0 where nothing was written yet
-        return (columns <= queries) & (columns > queries - form.window) & (columns >= 0)
+        queries = self._offset + mx.arange(form.n_new)[:, None]
+        if form.columns == "around":
+            assert form.ring is not None
+            last = self._offset + form.n_new - 1
+            columns = last - (last - columns) % form.ring  # below 0: nothing was written yet
+        seen = columns <= queries
+        if form.columns == "around":
+            seen &= columns >= 0
+        if form.window is not None:
+            seen &= columns > queries - form.window
+        if self._left_padding is None:
+            return seen
+        return (seen & (columns >= self._left_padding[:, None, None]))[:, None]
 
 
 def stand_ins(
-    forms: Sequence[Form], buffers: Sequence[mx.array], position: mx.array
+    forms: Sequence[Form],
+    buffers: Sequence[mx.array],
+    offset: mx.array,
+    left_padding: mx.array | None = None,
 ) -> list[FixedCache]:
-    """One for each layer; buffers are its keys and its values, layer after layer."""
-    places = {form: Place(position, form) for form in set(forms)}
-    pairs = zip(buffers[::2], buffers[1::2], strict=True)
-    return [
-        FixedCache(keys, values, places[form])
-        for form, (keys, values) in zip(forms, pairs, strict=True)
-    ]
+    """One for each layer; buffers are their states, one after the other."""
+    places = {form: Place(offset, form, left_padding) for form in set(forms)}
+    n = len(buffers) // len(forms)
+    states = [tuple(buffers[i : i + n]) for i in range(0, len(buffers), n)]
+    return [FixedCache(state, places[form]) for form, state in zip(forms, states, strict=True)]

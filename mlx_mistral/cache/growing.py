@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx_mistral.errors import ContextError
 
 from .base import KVCache, Snapshot
-from .fixed import Form, form, round_up
+from .fixed import Form, n_seen, round_up
 from .mask import Mask, attention_mask
 from .quantized import Rows
 
@@ -79,7 +79,9 @@ class GrowingCache(KVCache):
         end = self.offset + n_new
         if self._limit is not None and end > self._limit:
             return None
-        return form(end, self._room_for(end), n_new=n_new)
+        capacity, is_padded = self._room_for(end), self.left_padding is not None
+        seen = n_seen(end, capacity)
+        return Form(None, capacity, seen, "in order", n_new, None, self.kv_bits, is_padded)
 
     def _room_for(self, end: int) -> int:
         if end <= self.capacity:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 
 from .base import KVCache, Snapshot
-from .fixed import Form, form, round_up
+from .fixed import Form, n_seen, round_up
 from .mask import Mask, attention_mask, visible
 from .quantized import Rows
 from .rows import cut, join, n_slots, parts_of, unroll
@@ -110,17 +111,33 @@ class RotatingCache(KVCache):
         same = (self._window, self.kv_bits)
         return snapshot.owner is type(self) and bool(snapshot.data[0] == same)
 
-    def advance(self, keys: mx.array, values: mx.array, n_new: int = 1) -> None:
-        super().advance(keys, values, n_new)
+    def advance(self, state: tuple[mx.array, ...], n_new: int = 1) -> None:
+        super().advance(state, n_new)
         self._oldest = max(self._oldest, self.offset - self._slots)
 
     def _form_of_next(self, n_new: int) -> Form | None:
         if not self._fits_in_place(n_new):
             return None
         end, window = self.offset + n_new, self._window
-        capacity = max(self.capacity, min(round_up(end), self._slots))
-        hides = self._slots > window
-        return form(end, capacity, self._slots, n_new=n_new, window=window if hides else None)
+        capacity = self._room_for(end)
+        return Form(
+            ring=self._slots,
+            capacity=capacity,
+            seen=n_seen(end, capacity),
+            columns=self._columns_seen(end, capacity),
+            n_new=n_new,
+            window=window if self._slots > window else None,
+            kv_bits=self.kv_bits,
+            is_padded=self.left_padding is not None,
+        )
+
+    def _columns_seen(self, end: int, capacity: int) -> Literal["all", "in order", "around"]:
+        if self._slots > self._window:
+            return "around"
+        if end < capacity:
+            return "in order"
+        sees_padding = max(self.left_padding or (0,)) > end - self._window
+        return "around" if sees_padding else "all"
 
     def _room_for(self, end: int) -> int:
         return max(self.capacity, min(round_up(end), self._slots))

@@ -34,7 +34,7 @@ class Replay:
         self._cache, self._compute, self._n_kept = cache, compute, n_kept
         self._is_possible = can_trace() and model.is_traceable
         self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
-        self._traces: dict[tuple[Form | bool, ...], Traced] = {}
+        self._traces: dict[tuple[tuple[Form, ...], tuple[bool, ...]], Traced] = {}
 
     def forms(self, n_new: int = 1) -> tuple[Form, ...] | None:
         """Makes room for tokens in the caches, and says in which forms; None: they have none."""
@@ -50,41 +50,44 @@ class Replay:
 
         Returns what is computed, and whether that took no trace.
         """
-        buffers = [buffer for one in self._cache for buffer in (one.keys, one.values)]
-        position = mx.array(self._cache[0].offset)
-        given = (tokens, position, *buffers, *arrays)
+        first = self._cache[0]
+        buffers = [buffer for one in self._cache for buffer in one.state]
+        padding = mx.array(first.left_padding or 0)
+        given = (tokens, mx.array(first.offset), padding, *buffers, *arrays)
         listeners = [router.on_route for router in self._routers if router.on_route is not None]
-        key = (*forms, *(router.on_route is not None for router in self._routers))
+        key = (forms, tuple([router.on_route is not None for router in self._routers]))
         traced = self._traces.get(key)
         is_traced = traced is not None
         if traced is None:
             while len(self._traces) >= self._n_kept:
                 del self._traces[next(iter(self._traces))]
-            traced = mx.compile(_pass(self._compute, forms, self._routers))
+            traced = mx.compile(_pass(self._compute, forms, len(buffers), self._routers))
             self._traces[key] = traced
             with unfused_on_cpu():
                 out = traced(*given)
         else:
             out = traced(*given)
-        n_new = forms[0].n_new
+        n_new, n = forms[0].n_new, len(buffers) // len(forms)
         for i, one in enumerate(self._cache):
-            one.advance(out[2 * i], out[2 * i + 1], n_new)
+            one.advance(tuple(out[n * i : n * (i + 1)]), n_new)
         rest = out[len(buffers) :]
         for listener, chosen in zip(listeners, rest, strict=False):
             listener(chosen)
         return rest[len(listeners) :], is_traced
 
 
-def _pass(compute: Compute, forms: Sequence[Form], routers: Sequence[SparseMoE]) -> Traced:
+def _pass(
+    compute: Compute, forms: Sequence[Form], n_buffers: int, routers: Sequence[SparseMoE]
+) -> Traced:
     """What is compiled. It knows no caches, as `compute` does not."""
-    n_buffers = 2 * len(forms)
 
-    def run(tokens: mx.array, position: mx.array, *rest: mx.array) -> list[mx.array]:
-        caches = stand_ins(forms, rest[:n_buffers], position)
+    def run(
+        tokens: mx.array, offset: mx.array, padding: mx.array, *rest: mx.array
+    ) -> list[mx.array]:
+        caches = stand_ins(forms, rest[:n_buffers], offset, padding)
         with _listening(routers) as chosen:
             out = compute(tokens, cast("Sequence[KVCache]", caches), list(rest[n_buffers:]))
-        buffers = [buffer for one in caches for buffer in (one.keys, one.values)]
-        return [*buffers, *chosen, *out]
+        return [*(buffer for one in caches for buffer in one.state), *chosen, *out]
 
     return run
 

@@ -59,6 +59,62 @@ def test_passes_of_several_lengths_go_on_with_each_other(family: str) -> None:
     assert [one.offset for one in cache] == [n] * len(cache)
 
 
+@pytest.mark.parametrize("kv_bits", [None, 8, 4])
+@pytest.mark.parametrize("padding", [None, (0, 3, 29), (0, 61)])
+@pytest.mark.parametrize("window", [None, 32, 70])
+def test_quantized_and_padded_caches_hold_and_show_what_they_do_unreplayed(
+    window: int | None, padding: tuple[int, ...] | None, kv_bits: int | None
+) -> None:
+    """Past the ends of buffers and rings, while padding is in sight and when it is not."""
+    model = tiny_model(tiny_config(sliding_window=window, head_dim=32, n_layers=2))
+    n_rows, n_prompt = len(padding or (0,)), 62
+    ids = mx.array([random_ids(n_prompt + 12, seed=row) for row in range(n_rows)])
+    caches = [model.make_cache(kv_bits=kv_bits, left_padding=padding) for _ in range(2)]
+    for cache in caches:
+        model(ids[:, :n_prompt], cache)
+    replay = Replay(model, caches[0], Traces(model))
+    for n in range(n_prompt, n_prompt + 12):
+        forms = replay.forms()
+        assert forms is not None
+        (logits,), _ = replay(forms, ids[:, n : n + 1])
+        expected = model(ids[:, n : n + 1], caches[1])
+        np.testing.assert_allclose(np.array(logits), np.array(expected), atol=2e-5)
+    for one, other in zip(*caches, strict=True):
+        for held, expected in zip(one.held(), other.held(), strict=True):
+            np.testing.assert_allclose(np.array(held), np.array(expected), atol=2e-5)
+
+
+@pytest.mark.parametrize("kv_bits", [8, 4])
+@pytest.mark.parametrize("window", [None, 32])
+def test_drafts_are_checked_in_quantized_caches(window: int | None, kv_bits: int) -> None:
+    model = tiny_model(tiny_config(sliding_window=window, head_dim=32, n_layers=2))
+    ids, n = random_ids(60), 28
+    caches = [model.make_cache(kv_bits=kv_bits) for _ in range(2)]
+    for cache in caches:
+        for one in cache:
+            one.allow_trim(4)
+        model(mx.array([ids[:n]]), cache)
+    replay = Replay(model, caches[0], Traces(model), n_kept=4)
+    for length, kept in ((4, 4), (4, 1), (3, 3), (4, 2), (2, 2)):
+        logits, _ = replayed(replay, ids[n : n + length])
+        expected = np.array(model(mx.array([ids[n : n + length]]), caches[1]))
+        np.testing.assert_allclose(logits, expected, atol=2e-5)
+        for cache in caches:
+            for one in cache:
+                one.trim(length - kept)
+        n += kept
+
+
+def test_within_the_padding_of_a_batch_nothing_is_replayed() -> None:
+    model = model_of("mistral")
+    cache = model.make_cache(left_padding=[0, 6])
+    replay = Replay(model, cache, Traces(model))
+    model(mx.array([random_ids(5), random_ids(5)]), cache)
+    assert replay.forms() is None
+    model(mx.array([random_ids(1), random_ids(1)]), cache)
+    assert replay.forms() is not None
+
+
 def test_a_form_is_traced_once_until_others_take_its_place() -> None:
     model = model_of("mistral")
     for n_kept, lengths, expected in ((2, (1, 2, 1, 2, 1), 2), (1, (1, 1, 2, 2, 1), 3)):

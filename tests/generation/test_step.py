@@ -96,21 +96,20 @@ def test_a_cache_that_is_trimmed_goes_on(family: str) -> None:
     assert made + [one.token for one in rest] == drawn(model, prompt, 20)[0]
 
 
-def test_texts_of_one_length_are_replayed_together_and_padded_ones_are_not(
-    replays: list[bool],
+@pytest.mark.parametrize("lengths", [(9, 9), (9, 7), (9, 4)])
+def test_texts_of_any_lengths_are_replayed_together(
+    lengths: tuple[int, int], replays: list[bool]
 ) -> None:
     model = model_of("mixtral-window")
-    for lengths, may in (((9, 9), True), ((9, 4), False)):
-        prompts = [random_ids(n, seed=i) for i, n in enumerate(lengths)]
-        replays.clear()
-        batch = BatchGenerator(model)
-        for prompt in prompts:
-            batch.insert(prompt, max_tokens=8)
-        steps = [batch.next() for _ in range(8)]
-        assert replays == [may] * 7
-        for row, prompt in enumerate(prompts):
-            made = [new.token for step in steps for new in step if new.id == row]
-            assert made == drawn(model, prompt, 8)[0]
+    prompts = [random_ids(n, seed=i) for i, n in enumerate(lengths)]
+    batch = BatchGenerator(model)
+    for prompt in prompts:
+        batch.insert(prompt, max_tokens=8)
+    steps = [batch.next() for _ in range(8)]
+    assert replays == [True] * 7
+    for row, prompt in enumerate(prompts):
+        made = [new.token for step in steps for new in step if new.id == row]
+        assert made == drawn(model, prompt, 8)[0]
 
 
 def test_a_router_that_is_listened_to_tells_every_pass(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import mlx.core as mx
@@ -15,6 +16,8 @@ from mlx_mistral.generation.prefill import Progress, StepSize, all_or_nothing
 from mlx_mistral.generation.prompt import check_prompt, check_room
 from mlx_mistral.generation.sampling import Sampling
 from mlx_mistral.generation.step import NAN
+from mlx_mistral.memory.at_once import BatchRoom, Extent
+from mlx_mistral.memory.governor import Tell, log
 from mlx_mistral.model import Model
 
 from .prompts import Reading, similar
@@ -49,6 +52,8 @@ class BatchGenerator:
     context, kv_bits: of each text, as `Model.make_cache` takes them.
     prefill_step_size: tokens of a chunk, those of all prompts in it together.
     progress: called with the prompt tokens read so far and their total, of all texts.
+    tell: told in a line where the model's memory budget has fewer run at once, their prompts
+        read in smaller chunks, or a text end before its max_tokens.
     After an error in `next` the texts are lost; what was refused by `insert` disturbs nothing.
     Raises: MlxMistralError: max_batch is below 1.
     """
@@ -62,6 +67,7 @@ class BatchGenerator:
         kv_bits: int | None = None,
         prefill_step_size: StepSize = 512,
         progress: Progress | None = None,
+        tell: Tell = log,
     ) -> None:
         if max_batch < 1:
             raise MlxMistralError(f"a batch of {max_batch} texts runs none; ask for at least 1")
@@ -69,6 +75,7 @@ class BatchGenerator:
         self._step_size, self._progress = prefill_step_size, progress
         # Of one text: in a batch columns are shared, so the limit holds for each prompt alone.
         self._empty = model.make_cache(context=context, kv_bits=kv_bits)
+        self._room = BatchRoom(model, kv_bits=kv_bits, tell=tell)
         self._texts: dict[int, Text] = {}
         self._waiting: deque[Text] = deque()
         self._reading: deque[Reading] = deque()
@@ -84,16 +91,18 @@ class BatchGenerator:
     ) -> int:
         """Adds a text to those that wait; returns its id, counted from 0.
 
-        Raises: ContextError: the prompt does not fit; MlxMistralError: it holds an unknown id.
+        Raises: ContextError: the prompt does not fit. MemoryBudgetError: it does not fit the
+        model's budget. MlxMistralError: it holds an unknown id.
         """
         config = self._model.config
         check_prompt(prompt, config)
         room = check_room(len(prompt), self._empty, config)
+        left = max_tokens if room is None else min(max_tokens, room)
         text = Text(
             id=self._n_inserted,
             prompt=tuple(prompt),
             sampling=sampling or Sampling(),
-            left=max_tokens if room is None else min(max_tokens, room),
+            left=self._room.tokens(len(prompt), left),
         )
         self._n_inserted += 1
         if text.left > 0:
@@ -126,6 +135,8 @@ class BatchGenerator:
         self._n_steps += 1
         if self._n_steps % CLEAR_EVERY == 0:
             mx.clear_cache()
+        if not self._texts:
+            self._room.close()
         return told
 
     def remove(self, text_id: int) -> None:
@@ -144,6 +155,8 @@ class BatchGenerator:
             self._n_to_read -= len(text.prompt)
         if self._running and not any(text.left for text in self._running.texts):
             self._running = None
+        if not self._texts:
+            self._room.close()
 
     def __len__(self) -> int:
         """Texts that have not ended."""
@@ -163,10 +176,12 @@ class BatchGenerator:
         while self._reading:
             reading = self._reading[0]
             if any(text.left for text in reading.texts):
-                reading.read_chunk(self._step_size)
+                wanted = self._step_size
+                size = wanted if isinstance(wanted, int) else wanted()
+                reading.read_chunk(self._room.chunk(self._inside(), size))
             if reading.is_done:
-                self._reading.popleft()
                 self._keep_for_waiting(reading)
+                self._reading.popleft()
                 self._add(reading.begin([one for one in reading.texts if one.left]))
                 self._n_read += reading.n_read
             self._tell_progress()
@@ -178,7 +193,13 @@ class BatchGenerator:
         busy = sum(text.left > 1 for text in running)
         busy += sum(text.left > 0 for reading in self._reading for text in reading.texts)
         free = max(0, self._max_batch - busy)
-        admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        first = [text.extent for text in islice(self._waiting, free)]
+        if not first:
+            return
+        if not busy and not self._room.holds([*self._inside(), first[0]]):
+            self._shared.clear()
+        n_admitted = self._room.admits(self._inside(), first)
+        admitted = [self._waiting.popleft() for _ in range(n_admitted)]
         if not admitted:
             return
         for prompt, reading in list(self._shared.items()):
@@ -194,11 +215,19 @@ class BatchGenerator:
     def _keep_for_waiting(self, reading: Reading) -> None:
         waiting = {text.prompt for text in self._waiting}
         for prompt in waiting.intersection(reading.prompts):
-            self._shared[prompt] = reading.kept(prompt)
+            if self._room.holds([*self._inside(), Extent(len(prompt), len(prompt))]):
+                self._shared[prompt] = reading.kept(prompt)
 
     def _forget_shared(self) -> None:
         waiting = {text.prompt for text in self._waiting}
         self._shared = {prompt: one for prompt, one in self._shared.items() if prompt in waiting}
+
+    def _inside(self) -> list[Extent]:
+        """What is held: texts until their rows are gone, and prompts kept for others."""
+        batches = [batch for batch in (self._running, *self._read, *self._reading) if batch]
+        held = [batch for batch in batches if any(text.left for text in batch.texts)]
+        texts = [text.extent for batch in held for text in batch.texts]
+        return texts + [Extent(len(prompt), len(prompt)) for prompt in self._shared]
 
     def _add(self, batch: Running | None) -> None:
         if batch is not None:

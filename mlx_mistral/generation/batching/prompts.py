@@ -8,7 +8,7 @@ from copy import copy
 import mlx.core as mx
 
 from mlx_mistral.cache.gather import gather_rows
-from mlx_mistral.generation.prefill import StepSize, all_or_nothing
+from mlx_mistral.generation.prefill import all_or_nothing
 from mlx_mistral.generation.sampling import Sampler
 from mlx_mistral.generation.step import draw
 from mlx_mistral.model import Model
@@ -50,11 +50,10 @@ class Reading:
         done = self.cache[0].offset
         return sum(max(0, done - column[text.prompt]) for text in self.texts)
 
-    def read_chunk(self, step_size: StepSize) -> None:
-        """Reads `step_size` tokens, those of all rows together, or what is left."""
+    def read_chunk(self, size: int) -> None:
+        """Reads so many tokens, those of all rows together, or what is left."""
         n_rows, total = self._tokens.shape
         start = self.cache[0].offset
-        size = step_size if isinstance(step_size, int) else step_size()
         chunk = self._tokens[:, start : start + max(1, size // n_rows)]
         end = start + chunk.shape[1]
         with all_or_nothing(self.cache, chunk.shape[1]):

@@ -11,6 +11,7 @@ from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.gather import gather_rows
 from mlx_mistral.generation.sampling import Sampling
 from mlx_mistral.generation.step import NextToken
+from mlx_mistral.memory.at_once import Extent
 from mlx_mistral.model import Model
 
 from .sampler import BatchSampler
@@ -26,6 +27,10 @@ class Text:
     left: int
     """Tokens that may still be told; 0: it has ended."""
     n_told: int = 0
+
+    @property
+    def extent(self) -> Extent:
+        return Extent(len(self.prompt), len(self.prompt) + self.n_told + self.left)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
