@@ -20,7 +20,11 @@ from .stream import ExpertStream
 
 
 class StreamedModel(Model):
-    """A model that reads experts while it computes; its files must stay where they are."""
+    """A model that reads experts while it computes; its files must stay where they are.
+
+    With room for all experts it is the resident model: they are read on loading, and nothing is
+    left to count.
+    """
 
     is_traceable = False
     streaming: ExpertStream
@@ -29,11 +33,13 @@ class StreamedModel(Model):
     @property
     def reserved_bytes(self) -> int:
         """Of slots for experts that have not been read yet."""
-        return max(0, self.streaming.budget_bytes - self.streaming.resident_bytes)
+        stream = self.streaming
+        return 0 if stream.holds_all else max(0, stream.budget_bytes - stream.resident_bytes)
 
     def fingerprint(self) -> str:
         """That of the resident model, whose saved caches serve this one too."""
-        return fingerprint(self, self.streaming.beginnings(SAMPLE))
+        stream = self.streaming
+        return fingerprint(self, None if stream.holds_all else stream.beginnings(SAMPLE))
 
 
 def load_streaming(
@@ -48,7 +54,7 @@ def load_streaming(
     """The model in a folder of any layout, of whose experts only some are in memory at a time.
 
     All other weights are resident. Logits are those of `load_model`, to the bit.
-    slots: experts of all layers that are held at once; at least 2.
+    slots: experts of all layers that are held at once; at least 2. Of all: nothing streams.
     budget_bytes: the same as bytes, of the experts alone: the shared weights, the cache and the
         workspace come on top.
     read_ahead: read what the next layer will probably choose while this one computes.
@@ -79,14 +85,15 @@ def load_streaming(
     except BaseException:
         library.files.close()
         raise
-    model.streaming = stream
-    for layer in model.layers:
+    model.streaming, model.is_traceable = stream, stream.holds_all
+    streamed = [] if stream.holds_all else model.layers
+    for layer in streamed:
         del layer.block_sparse_moe["switch_mlp"]
     for path, part in parts(model):
         before_part(path)
         fill(part, checkpoint, path, held)
         fuse(part)
-    for number, layer in enumerate(model.layers):
+    for number, layer in enumerate(streamed):
         is_last = number + 1 == config.n_layers
         router = None if is_last else NextRouter(layer, model.layers[number + 1])
         experts = StreamedExperts(stream, number, moe.num_experts, router)

@@ -41,6 +41,8 @@ class ExpertStream:
             )
         self.stats = StreamingStats()
         self.budget_bytes = min(budget_bytes, library.nbytes)
+        self.holds_all = budget_bytes >= library.nbytes
+        """Whether there is room for every expert, so that none need a slot."""
         self.expert_bytes = largest
         """Of one expert; where they differ, of the largest."""
         self.reads_ahead = read_ahead
