@@ -12,7 +12,6 @@ from mlx_mistral.completion import FinishReason, Prompt, prompt_ids
 from mlx_mistral.generation import BatchGenerator, Sampling, SamplingOptions, stream_seed
 from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.prefill import Progress
-from mlx_mistral.memory.at_once import pace_within
 from mlx_mistral.memory.governor import Tell, log
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
@@ -65,29 +64,20 @@ def batch_generate(
     however many there are.
     max_batch: how many run at once; the others wait until one of them ends. Fewer do where the
         model has a memory budget that does not hold so many.
-    tell: told that in a line.
+    tell: told that in a line, and what else is done to stay inside.
     Raises: MemoryBudgetError: the budget does not hold even one.
     """
     ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     rows = [_Row(tokenizer, stop) for _ in ids]
-    pace = pace_within(
-        model,
-        ids,
-        max_tokens=max_tokens,
-        max_batch=max_batch,
-        prefill_tokens=prefill_step_size,
-        context=context,
-        kv_bits=kv_bits,
-        tell=tell,
-    )
     clock = Clock(sum(map(len, ids)))
     batch = BatchGenerator(
         model,
-        max_batch=pace.texts,
+        max_batch=max_batch,
         context=context,
         kv_bits=kv_bits,
-        prefill_step_size=pace.prefill_tokens,
+        prefill_step_size=prefill_step_size,
         progress=progress,
+        tell=tell,
     )
     first = Sampling(**sampling)
     for i, prompt in enumerate(ids):
