@@ -11,6 +11,7 @@ import pytest
 
 from mlx_mistral import batch_generate
 from mlx_mistral.errors import MemoryBudgetError
+from mlx_mistral.generation import BatchGenerator
 from mlx_mistral.model import Model
 from tests.memory.test_plan import scaled_config
 from tests.tiny import random_ids, tiny_model
@@ -75,3 +76,54 @@ def test_not_even_one_is_refused_in_one_line(model: Model) -> None:
     with pytest.raises(MemoryBudgetError, match="a prompt of 250 tokens does not fit") as caught:
         drawn(model, 600_000)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_of_any_length_that_come_and_go_stay_inside(model: Model) -> None:
+    told: list[str] = []
+    with budget(model, 2_500_000) as n_bytes:
+        batch = BatchGenerator(model, tell=told.append)
+        wanted = dict(enumerate([(250, 30), (20, 300), (400, 5), (60, 80), (255, 12), (10, 3)]))
+        for n_prompt, n_tokens in wanted.values():
+            batch.insert(random_ids(n_prompt, 266, n_prompt), max_tokens=n_tokens)
+        made = dict.fromkeys(wanted, 0)
+        while batch:
+            for new in batch.next():
+                made[new.id] += 1
+        assert mx.get_peak_memory() <= n_bytes
+    assert made == {id: n_tokens for id, (_, n_tokens) in wanted.items()}
+    assert "of 6 texts at once; the others wait" in told[0]
+    assert len(told) == len(set(told)) <= 2
+
+
+def test_a_text_ends_where_the_budget_does_and_says_so(model: Model) -> None:
+    told: list[str] = []
+    before = mx.set_memory_limit(1 << 40)
+    try:
+        with budget(model, 1_500_000) as n_bytes:
+            batch = BatchGenerator(model, tell=told.append)
+            batch.insert(random_ids(200, 266), max_tokens=5000)
+            batch.insert(random_ids(20, 266), max_tokens=4)
+            made = [batch.next()]
+            assert mx.set_memory_limit(n_bytes) == n_bytes
+            while batch:
+                made.append(batch.next())
+            assert mx.get_peak_memory() <= n_bytes
+        assert mx.set_memory_limit(1 << 40) == 1 << 40
+    finally:
+        mx.set_memory_limit(before)
+    of_first = [new for news in made for new in news if new.id == 0]
+    assert 1 < len(of_first) < 5000
+    assert [new.is_last for new in of_first] == [False] * (len(of_first) - 1) + [True]
+    assert f"its reply ends after {len(of_first)}; give more with --memory" in told[0]
+
+
+def test_a_prompt_that_does_not_fit_disturbs_no_other(model: Model) -> None:
+    with budget(model, 1_500_000):
+        batch = BatchGenerator(model)
+        batch.insert(random_ids(100, 266), max_tokens=3)
+        with pytest.raises(MemoryBudgetError):
+            batch.insert(random_ids(4000, 266), max_tokens=3)
+        made = []
+        while batch:
+            made += batch.next()
+    assert len(made) == 3
