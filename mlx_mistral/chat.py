@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_mistral.cache import KVCache, PrefixCache, load_cache, save_cache
 from mlx_mistral.completion import GenerationResponse, stream_generate
-from mlx_mistral.errors import CacheError
+from mlx_mistral.errors import CacheError, TokenizerError
 from mlx_mistral.model import Model
+from mlx_mistral.text.spoken import Spoken
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -50,6 +53,11 @@ class Chat:
         self.options = {"max_tokens": max_tokens, **options}
         self.reused_tokens = 0
         """How many tokens of the last prompt the cache already held."""
+        self._spoken = Spoken(tokenizer)
+        self._made: dict[str, tuple[int, ...]] = {}
+        """Of replies: the tokens that their texts were made of."""
+        self._token_ids: list[int] = []
+        """Of the last turn, with those at its end that were drawn and not read."""
         self._context, self._kv_bits = context, kv_bits
         self._prefix = PrefixCache(self._new_layers())
 
@@ -62,13 +70,17 @@ class Chat:
         """
         self.messages.append({"role": "user", "content": text})
         parts: list[str] = []
+        made: list[int] = []
         try:
             for response in self._reply({**self.options, **options}):
                 parts.append(response.text)
+                if response.token not in self.tokenizer.eos_ids:
+                    made.append(response.token)
                 yield response
         finally:
             if reply := "".join(parts):
                 self.messages.append({"role": "assistant", "content": reply})
+                self._made[reply] = tuple(made)
             else:
                 self.messages.pop()
 
@@ -82,12 +94,8 @@ class Chat:
         The messages are not in the file: keep them beside it, and give both to the other chat.
         Raises: CacheError: nothing has been read yet, or the disk refuses.
         """
-        held = self.cache[0].offset
         save_cache(
-            path,
-            self.cache,
-            fingerprint=self.model.fingerprint(),
-            token_ids=self._prefix.ids[:held],
+            path, self.cache, fingerprint=self.model.fingerprint(), token_ids=self._token_ids
         )
 
     def load_cache(self, path: str | Path) -> None:
@@ -98,11 +106,14 @@ class Chat:
         """
         layers = self._new_layers()
         ids = load_cache(path, layers, fingerprint=self.model.fingerprint())
-        if len(ids) != layers[0].offset:
+        held = layers[0].offset
+        if len(ids) < held:
             raise CacheError(f"{path} does not say of which tokens it is; save a chat's cache")
         self._prefix = PrefixCache(layers)
-        self._prefix.ids = ids
+        self._prefix.ids = ids[:held]
         self._prefix.keep_place()
+        self._token_ids = ids
+        self._recall(ids)
 
     @property
     def cache(self) -> list[KVCache]:
@@ -111,9 +122,37 @@ class Chat:
     def _new_layers(self) -> list[KVCache]:
         return self.model.make_cache(context=self._context, kv_bits=self._kv_bits)
 
-    def _reply(self, options: dict[str, Any]) -> Iterator[GenerationResponse]:
+    def _prompt(self) -> list[int]:
+        """The conversation in tokens, replies in those that they were made of."""
+        return self._encode(self._turns())
+
+    def _recall(self, ids: Sequence[int]) -> None:
+        """Finds the tokens of replies in those of a conversation."""
+        turns = self._turns()
+        for i, turn in enumerate(turns):
+            if turn.role == "assistant" and turn.content:
+                try:
+                    before = self._encode(turns[:i])
+                except TokenizerError:
+                    return
+                start = len(before)
+                if before != list(ids[:start]):
+                    return
+                made = takewhile(lambda one: one not in self.tokenizer.eos_ids, ids[start:])
+                self._made[turn.content] = tuple(made)
+
+    def _turns(self) -> list[_Turn]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        ids = self.tokenizer.encode_chat([*system, *self.messages], self.tools)
+        return [_Turn(message=one, made=self._made) for one in (*system, *self.messages)]
+
+    def _encode(self, turns: Sequence[_Turn]) -> list[int]:
+        def encode(some: Sequence[_Turn]) -> list[int]:
+            return self.tokenizer.encode_chat([one.message for one in some], self.tools)
+
+        return self._spoken(encode(turns), turns, encode)
+
+    def _reply(self, options: dict[str, Any]) -> Iterator[GenerationResponse]:
+        ids = self._prompt()
         self.reused_tokens = self._prefix.begin(ids)
         told = options.pop("progress", None)
 
@@ -139,4 +178,26 @@ class Chat:
                     self._prefix.ids.append(response.token)
                     yield response
         finally:
+            self._token_ids = list(self._prefix.ids)
             self._prefix.settle()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Turn:
+    """A message as `Spoken` looks at it."""
+
+    message: Message
+    made: Mapping[str, tuple[int, ...]]
+
+    @property
+    def role(self) -> str:
+        return str(self.message.get("role"))
+
+    @property
+    def content(self) -> str:
+        content = self.message.get("content")
+        return content if isinstance(content, str) else ""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.made.get(self.content, ())

@@ -94,6 +94,12 @@ class LetterTokenizer:
     def stream(self, *, keep_control: bool = False) -> LetterStream:
         return LetterStream()
 
+    def control_id(self, name: str) -> int | None:
+        return None
+
+    def is_control(self, token_id: int) -> bool:
+        return token_id < 10
+
 
 class LetterStream:
     def __init__(self) -> None:

@@ -18,11 +18,11 @@ from mlx_mistral.memory.streamed import EXPERTS
 from mlx_mistral.memory.weights import weights_in_memory
 from mlx_mistral.model import Model, fuse
 from mlx_mistral.text import load_tokenizer
+from mlx_mistral.text.spoken import Spoken
 
 from .commands import Load
 from .events import Loading, ModelFacts, Noted
 from .pace import Pace
-from .spoken import Spoken
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer

@@ -9,12 +9,13 @@ from mlx_mistral.cache import PrefixCache
 from mlx_mistral.errors import ContextError, MlxMistralError
 from mlx_mistral.generation import Sampling, generate_ids, room_in
 from mlx_mistral.memory.governor import governor_of
+from mlx_mistral.text.thinking import ReplyStream
 
 from .commands import Message, Reply
 from .events import Event, Finished, Noted, Piece, Reading
 from .figures import Figures
 from .model import LiveModel
-from .thinking import ReplyStream, to_chat
+from .thinking import to_chat
 from .watcher import Watcher
 
 PREFILL_STEP = 512

@@ -1,40 +1,16 @@
-"""What a model thinks before it answers: told apart in its text, and given back as it was."""
+"""Thinking goes back to the model as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlx_mistral.text.thinking import CLOSE, OPEN
+
 from .commands import Message
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
-
-OPEN, CLOSE = "[THINK]", "[/THINK]"
-
-
-class ReplyStream:
-    """Tokens become text in which thinking stands between `[THINK]` and `[/THINK]`."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._stream = tokenizer.stream()
-        self._eos_ids = tokenizer.eos_ids
-        self._marks = {tokenizer.control_id(name): name for name in (OPEN, CLOSE)}
-
-    def add(self, token: int) -> tuple[str, bool]:
-        """The text that this token completes, and whether the reply ends with it.
-
-        Raises: TokenizerError: the id is not in the vocabulary.
-        """
-        if token in self._eos_ids:
-            return self._stream.finish(), True
-        if token in self._marks:
-            return self._stream.finish() + self._marks[token], False
-        return self._stream.add(token), False
-
-    def finish(self) -> str:
-        """What is still held back of a letter that never became whole."""
-        return self._stream.finish()
 
 
 def to_chat(messages: Sequence[Message], tokenizer: Tokenizer) -> list[dict[str, Any]]:

@@ -40,12 +40,6 @@ class Letters(LetterTokenizer):
     def pieces(self, token_ids: Iterable[int]) -> list[str]:
         return [f"<{one}>" for one in token_ids]
 
-    def control_id(self, name: str) -> int | None:
-        return None
-
-    def is_control(self, token_id: int) -> bool:
-        return token_id < 10
-
 
 class Thinking(Letters):
     """With control tokens around what is thought."""

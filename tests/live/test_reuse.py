@@ -197,3 +197,18 @@ def test_a_cache_of_other_bits_is_refused_and_the_one_that_is_there_stays() -> N
     with pytest.raises(CacheError):
         make(target, asked(user("short"), settings={"cache_bits": 3}))
     assert of(Reading, make(target, asked(user("short"))))[-1].total == 1
+
+
+def test_a_reply_told_whole_is_reused_whole() -> None:
+    """Bytes of letters that were never whole: their text, read again, is other tokens."""
+    target, question = live(MODELS["full"]), user("A question that has some length")
+    broken = (0xC3 + 10, 0x28 + 10, 0xFF + 10)
+    told = make(target, asked(question, begun=broken, max_tokens=9))
+    end = of(Finished, told)[-1]
+    assert end.token_ids[:3] == broken
+    said = "".join(piece.text for piece in of(Piece, told))
+    for ids, reused in ((end.token_ids, True), ((), False)):
+        answer = Message(role="assistant", content=said, token_ids=ids)
+        again = make(target, asked(question, answer, user("Go on"), max_tokens=1))
+        whole = of(Reading, again)[-1].reused >= end.progress.cache_tokens
+        assert whole == reused

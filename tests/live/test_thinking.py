@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlx_mistral.live.thinking import ReplyStream, to_chat
+from mlx_mistral.live.thinking import to_chat
+from mlx_mistral.text.thinking import ReplyStream
 from tests.live.live_models import Letters, Thinking, assistant, user
 
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from mlx_mistral.demo import model_path
 from mlx_mistral.live.commands import Message
-from mlx_mistral.live.spoken import Spoken
-from mlx_mistral.live.thinking import ReplyStream, to_chat
+from mlx_mistral.live.thinking import to_chat
 from mlx_mistral.text import load_tokenizer
-from tests.live.live_models import Letters, asked, live, make, of, tiny, user
+from mlx_mistral.text.spoken import Spoken
+from mlx_mistral.text.thinking import ReplyStream
+from tests.live.live_models import Letters, user
 
 DEMO = load_tokenizer(model_path())
 LETTERS = [i for i in range(3, DEMO.vocab_size) if not DEMO.is_control(i)]
@@ -107,20 +108,3 @@ def test_a_format_that_does_not_end_replies_is_left_as_it_is() -> None:
     said = Message(role="assistant", content="ab", token_ids=(107, 108))
     ids = [1, 3, 130, 4, 107, 108]
     assert Spoken(tokenizer)(ids, [user("x"), said], tokenizer.encode_chat) == ids
-
-
-def test_a_reply_told_whole_is_reused_whole() -> None:
-    """Bytes of letters that were never whole: their text, read again, is other tokens."""
-    from mlx_mistral.live.events import Finished, Piece, Reading
-
-    target, question = live(tiny("full")), user("A question that has some length")
-    broken = (0xC3 + 10, 0x28 + 10, 0xFF + 10)
-    told = make(target, asked(question, begun=broken, max_tokens=9))
-    end = of(Finished, told)[-1]
-    assert end.token_ids[:3] == broken
-    said = "".join(piece.text for piece in of(Piece, told))
-    for ids, reused in ((end.token_ids, True), ((), False)):
-        answer = Message(role="assistant", content=said, token_ids=ids)
-        again = make(target, asked(question, answer, user("Go on"), max_tokens=1))
-        whole = of(Reading, again)[-1].reused >= end.progress.cache_tokens
-        assert whole == reused

@@ -8,17 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mlx_mistral.errors import TokenizerError
-
-from .commands import Message
-from .thinking import CLOSE, OPEN, ReplyStream
+from mlx_mistral.text.thinking import CLOSE, OPEN, ReplyStream
 
 if TYPE_CHECKING:
-    from mlx_mistral.text import Tokenizer
+    from mlx_mistral.text.tokenizer import Tokenizer
 
 KEPT_REPLIES = 1000
+
+
+class Said(Protocol):
+    """A message of a chat."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str: ...
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Of a reply: the tokens that it was made of, without the one that ended it."""
+
+
+S = TypeVar("S", bound=Said)
 
 
 class Spoken:
@@ -33,8 +48,8 @@ class Spoken:
     def __call__(
         self,
         ids: Sequence[int],
-        messages: Sequence[Message],
-        encode: Callable[[Sequence[Message]], list[int]],
+        messages: Sequence[S],
+        encode: Callable[[Sequence[S]], list[int]],
     ) -> list[int]:
         """`ids` with what each reply was made of, where that says the same text.
 
@@ -59,9 +74,9 @@ class Spoken:
         self,
         ids: list[int],
         end: int,
-        messages: Sequence[Message],
+        messages: Sequence[S],
         i: int,
-        encode: Callable[[Sequence[Message]], list[int]],
+        encode: Callable[[Sequence[S]], list[int]],
     ) -> int | None:
         """Where the ids of message i begin; None: the format makes something else of it."""
         content = messages[i].content
@@ -91,7 +106,7 @@ class Spoken:
             return []
 
     def _text_of(self, ids: tuple[int, ...]) -> str | None:
-        """What a window shows of these tokens; None where they say more than text."""
+        """What is shown of these tokens; None where they say more than text."""
         stream = ReplyStream(self._tokenizer)
         try:
             if any(self._tokenizer.is_control(one) and one not in self._marks for one in ids):
