@@ -15,6 +15,7 @@ import mlx.nn as nn
 
 from mlx_mistral.config import ModelConfig
 
+from .expert_blocks import arrange, block_rows
 from .feed_forward import swiglu
 
 SORT_FROM = 4
@@ -35,10 +36,10 @@ class SparseMoE(nn.Module):
         self.switch_mlp = Experts(config.moe.num_experts, config.dim, config.hidden_dim)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(B, T, dim) -> (B, T, dim)."""
+        """(B, T, dim), or (B, dim) of one token a text -> the same."""
         chosen, weights = self.route(x)
         if self.on_route is not None:
-            self.on_route(chosen)
+            self.on_route(chosen if x.ndim == 3 else chosen[:, None])
         out = self.switch_mlp(x, chosen)
         return (out * weights[..., None]).sum(axis=-2).astype(x.dtype)
 
@@ -67,7 +68,8 @@ class Experts(nn.Module):
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
         if chosen.size >= SORT_FROM * self._num_experts:
-            return self._sorted(x, chosen)
+            rows = self._rows_of_a_block(chosen.size)
+            return self._in_blocks(x, chosen, rows) if rows else self._sorted(x, chosen)
         return self._run(x[..., None, None, :], chosen, False).squeeze(-2)
 
     def _sorted(self, x: mx.array, chosen: mx.array) -> mx.array:
@@ -78,6 +80,21 @@ class Experts(nn.Module):
         rows = x.flatten(0, -2)[order // top_k][:, None]  # (B * T * k, 1, dim)
         out = self._run(rows, flat[order], True).squeeze(-2)
         return out[mx.argsort(order)].reshape(*chosen.shape, -1)
+
+    def _rows_of_a_block(self, n: int) -> int:
+        """0 where the kernel itself sees which rows are of one expert, or gains nothing by it.
+
+        The CPU's reads a whole matrix for every row that it is given alone, unless that is
+        quantized, where unpacking takes the time.
+        """
+        is_plain = isinstance(self.gate_proj, ExpertLinear)
+        return block_rows(n, self._num_experts) if is_plain and _on_cpu() else 0
+
+    def _in_blocks(self, x: mx.array, chosen: mx.array, rows: int) -> mx.array:
+        blocks = arrange(chosen.flatten(), self._num_experts, rows)
+        of_blocks = x.flatten(0, -2)[blocks.tokens // chosen.shape[-1]]  # (blocks, rows, dim)
+        out = self._run(of_blocks, blocks.experts, True).flatten(0, 1)
+        return out[blocks.places].reshape(*chosen.shape, -1)
 
     def _run(self, x: mx.array, chosen: mx.array, is_sorted: bool) -> mx.array:
         gate, up = self.gate_proj(x, chosen, is_sorted), self.up_proj(x, chosen, is_sorted)
@@ -96,7 +113,7 @@ class ExpertLinear(nn.Module):
     def __call__(self, x: mx.array, chosen: mx.array, is_sorted: bool = False) -> mx.array:
         """Shapes: (..., 1, in), experts (...) -> (..., 1, out)."""
         weight = self.weight
-        if weight.dtype != mx.float32 and mx.default_device() == mx.cpu:
+        if weight.dtype != mx.float32 and _on_cpu():
             # The CPU backend gathers float32 alone. Slow, but `--dtype` means what it says.
             return self._gather(x.astype(mx.float32), weight.astype(mx.float32), chosen, is_sorted)
         return self._gather(x, weight, chosen, is_sorted)
@@ -145,3 +162,7 @@ class QuantizedExpertLinear(nn.Module):
             mode=self.mode,
             sorted_indices=is_sorted,
         )
+
+
+def _on_cpu() -> bool:
+    return bool(mx.default_device() == mx.cpu)
