@@ -10,7 +10,8 @@ from mlx_mistral.cache.quantized import QuantizedRows, Rows
 from mlx_mistral.config import ModelConfig
 
 from .blocked import FUSED_ROWS, UNFUSED_ROWS, blocked_attention
-from .fused import Fusable
+from .fused import Fusable, is_one_token
+from .one_token import one_token_attention
 from .quantized_attention import dequantized, quantized_attention, reads_quantized
 from .rope import Position, RotaryEmbedding, Turns
 
@@ -48,6 +49,7 @@ class Attention(Fusable):
     ) -> mx.array:
         """Shapes: (B, T, dim), position () or (B,) of the first token -> (B, T, dim).
 
+        One token a text may come as (B, dim), and then leaves so.
         last_only: all T tokens are remembered, the last one alone asks: -> (B, 1, dim).
         """
         q, k, v = self._project(x, position, last_only)  # (B, H | K | K, T, D)
@@ -56,44 +58,48 @@ class Attention(Fusable):
         if last_only and isinstance(mask, mx.array):
             mask = mask[..., -1:, :]
         seen = (k, v) if cache is None else cache.update_and_fetch(k, v)  # (B, K, S, D)
-        return self.o_proj(join_heads(attend(q, *seen, self._scale, mask)))
+        out = attend(q, *seen, self._scale, mask)
+        return self.o_proj(out[:, None] if out.ndim < x.ndim else out)
 
     def _project(
         self, x: mx.array, position: Position, last_only: bool
     ) -> tuple[mx.array, mx.array, mx.array]:
         # With many tokens the joined output would only be memory.
-        n_new = x.shape[-2]
-        fused = self.fused() if n_new == 1 else None
+        fused = self.fused() if is_one_token(x) else None
         if fused is None:
             asking, place = x, position
             if last_only and not isinstance(position, Turns):
-                asking, place = x[:, -1:], position + (n_new - 1)
+                asking, place = x[:, -1:], position + (x.shape[1] - 1)
             q = self.rope(self._split_heads(self.q_proj(asking)), place)
             k = self.rope(self._split_heads(self.k_proj(x)), position)
             return q, k, self._split_heads(self.v_proj(x))
-        heads = self._split_heads(fused(x))  # (B, H + 2 K, T, D)
         end_of_q, end_of_k = self._heads
-        rotated = self.rope(heads[:, :end_of_k], position)
-        return rotated[:, :end_of_q], rotated[:, end_of_q:], heads[:, end_of_k:]
+        turning, v = mx.split(self._split_heads(fused(x)), [end_of_k], axis=1)
+        q, k = mx.split(self.rope(turning, position), [end_of_q], axis=1)
+        return q, k, v
 
     def _split_heads(self, x: mx.array) -> mx.array:
         """(B, T, heads * D) -> (B, heads, T, D)."""
+        if x.ndim == 2:
+            return mx.unflatten(x, -1, (-1, 1, self._head_dim))
         return mx.unflatten(x, -1, (-1, self._head_dim)).swapaxes(1, 2)
 
 
 def attend(q: mx.array, k: Rows, v: Rows, scale: float, mask: Mask) -> mx.array:
-    """Shapes: (B, H, T, D), (B, K, S, D) twice -> (B, H, T, D)."""
+    """Shapes: (B, H, T, D), (B, K, S, D) twice -> (B, T, H * D), or (B, H * D) of one token."""
     if isinstance(k, QuantizedRows) and isinstance(v, QuantizedRows) and reads_quantized(q, k):
-        return quantized_attention(q, k, v, scale, mask)
+        return join_heads(quantized_attention(q, k, v, scale, mask))
     k, v = dequantized(k, q), dequantized(v, q)
     is_fused = mx.default_device() != mx.cpu
+    if q.shape[2] == 1 and not is_fused and (mask is None or isinstance(mask, mx.array)):
+        return one_token_attention(q, k, v, scale, mask)
     if isinstance(mask, Band) or (mask == "causal" and not is_fused):
         window = mask.window if isinstance(mask, Band) else None
         rows = FUSED_ROWS if is_fused else UNFUSED_ROWS
-        return blocked_attention(q, k, v, scale, window, rows)
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        return join_heads(blocked_attention(q, k, v, scale, window, rows))
+    return join_heads(mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask))
 
 
 def join_heads(x: mx.array) -> mx.array:
-    """(B, H, T, D) -> (B, T, H * D)."""
-    return x.swapaxes(1, 2).flatten(-2)
+    """(B, H, T, D) -> (B, T, H * D), or (B, H * D) of one token."""
+    return x.flatten(1) if x.shape[2] == 1 else x.swapaxes(1, 2).flatten(-2)

@@ -7,7 +7,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
-from .fused import Fusable
+from .fused import Fusable, is_one_token
 
 
 class FeedForward(Fusable):
@@ -27,7 +27,7 @@ class FeedForward(Fusable):
     def __call__(self, x: mx.array) -> mx.array:
         """(..., dim) -> (..., dim)."""
         # With many tokens the joined output would only be memory.
-        fused = self.fused() if x.shape[-2] == 1 else None
+        fused = self.fused() if is_one_token(x) else None
         gate, up = fused.split(x) if fused else (self.gate_proj(x), self.up_proj(x))
         out: mx.array = self.down_proj(swiglu(gate, up))
         return out

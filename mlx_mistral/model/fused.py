@@ -62,6 +62,11 @@ class FusedLinear:
         return True
 
 
+def is_one_token(x: mx.array) -> bool:
+    """Whether there is one token a text. Shapes: (B, T, any), or (B, any) of one."""
+    return x.ndim == 2 or x.shape[-2] == 1
+
+
 def alike(modules: Sequence[nn.Module]) -> bool:
     """Whether linear maps can be one: of the same input, stored in the same form, no bias."""
     return len({_form(module) for module in modules} | {None}) == 2

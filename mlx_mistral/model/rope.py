@@ -10,6 +10,7 @@ import math
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_mistral.config import ModelConfig, QueryScaling, YarnConfig
 
@@ -33,10 +34,10 @@ class RotaryEmbedding(nn.Module):
 
     def __call__(self, x: mx.array, position: Position) -> mx.array:
         """Shapes: (B, H, T, D), position () or (B,) of the first token -> (B, H, T, D)."""
-        if self._magnitude != 1.0:
-            x = x * self._magnitude
         if isinstance(position, Turns):
             return position(x)
+        if self._magnitude != 1.0:
+            x = x * self._magnitude
         return mx.fast.rope(
             x,
             self._dims,
@@ -56,12 +57,10 @@ class RotaryEmbedding(nn.Module):
         """
         if n_new > 1 or mx.default_device() != mx.cpu:
             return position
-        places = mx.arange(n_new, dtype=mx.float32) + mx.expand_dims(mx.array(position), -1)
-        if places.ndim == 2:
-            places = places[:, None]  # (B, 1, T)
-        angles = places[..., None] * self._frequencies()
-        cos, sin = mx.cos(angles).astype(dtype), mx.sin(angles).astype(dtype)
-        return Turns(mx.concatenate([cos, cos], -1), mx.concatenate([-sin, sin], -1))
+        places = mx.array(position).astype(mx.float32).reshape(-1, 1)
+        angles = places * self._frequencies()
+        cos, sin = self._magnitude * mx.cos(angles), self._magnitude * mx.sin(angles)
+        return Turns(cos.astype(dtype), sin.astype(dtype))
 
     def _frequencies(self) -> mx.array:
         """In radians a token, computed as MLX's kernel does. Shapes: -> (D / 2,) float32."""
@@ -73,16 +72,20 @@ class RotaryEmbedding(nn.Module):
 
 
 class Turns:
-    """The rotations of some tokens, for all heads and layers."""
+    """The rotation of one token a text, for all heads and layers: a matrix, so one product each."""
 
     def __init__(self, cos: mx.array, sin: mx.array) -> None:
-        """Shapes: (T, D) or (B, 1, T, D); the sine negative in its first half."""
-        self._cos, self._sin = cos, sin
+        """Shapes: (B, D / 2), or (1, D / 2) where all texts are at one place."""
+        half = np.eye(cos.shape[-1], dtype=np.float32)
+        none = np.zeros_like(half)
+        kept = mx.array(np.block([[half, none], [none, half]])).astype(cos.dtype)
+        turned = mx.array(np.block([[none, half], [-half, none]])).astype(cos.dtype)
+        cos, sin = (mx.concatenate([part, part], -1)[:, None] for part in (cos, sin))
+        self._matrix = kept * cos + turned * sin  # (B, D, D)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Shapes: (B, H, T, D) -> the same."""
-        first, second = mx.split(x, 2, axis=-1)
-        return x * self._cos + mx.concatenate([second, first], axis=-1) * self._sin
+        """Shapes: (B, H, 1, D) -> the same."""
+        return mx.expand_dims(x.squeeze(2) @ self._matrix, 2)
 
 
 Position = mx.array | int | Turns

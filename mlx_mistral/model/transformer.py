@@ -119,7 +119,8 @@ class Decoder(nn.Module):
         scaling = self._config.query_scaling
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
-        x = self.embed(tokens)
+        # Of one token a text alone, products and heads need no reshaping.
+        x = self.embed(tokens[:, 0] if n_new == 1 else tokens)
         turns = self.layers[0].self_attn.rope.turns(position, n_new, x.dtype)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
@@ -128,7 +129,7 @@ class Decoder(nn.Module):
             is_last = last_only and layer is self.layers[-1]
             x = layer(x, turns, masks[window], one, scale, is_last)
         out: mx.array = self.norm(x)
-        return out
+        return out[:, None] if n_new == 1 else out
 
     def _masks(self, n_new: int, cache: Sequence[KVCache] | None) -> dict[int | None, Mask]:
         """One mask for each width of window in the model."""
@@ -138,7 +139,7 @@ class Decoder(nn.Module):
         return {window: kind.make_mask(n_new) for window, kind in first_of_kind.items()}
 
     def embed(self, tokens: mx.array) -> mx.array:
-        """Rows of the table; NaN for an id that it does not have. (B, T) ints -> (B, T, dim)."""
+        """Rows of the table; NaN for an id that it does not have. (...) ints -> (..., dim)."""
         known = (tokens >= 0) & (tokens < self._config.vocab_size)
         x = self.embed_tokens(mx.where(known, tokens, 0))
         return mx.where(known[..., None], x, mx.array(float("nan"), x.dtype))
@@ -166,9 +167,12 @@ class Block(nn.Module):
         query_scale: mx.array | None = None,
         last_only: bool = False,
     ) -> mx.array:
-        """Shapes: (B, T, dim) -> (B, T, dim); with last_only (B, 1, dim), of the last token."""
+        """Shapes: (B, T, dim) -> (B, T, dim); with last_only (B, 1, dim), of the last token.
+
+        One token a text may come as (B, dim), and then leaves so.
+        """
         normed = self.input_layernorm(x)
         attended = self.self_attn(normed, position, mask, cache, query_scale, last_only)
-        x = (x[:, -1:] if last_only else x) + attended
+        x = (x[:, -1:] if last_only and x.ndim == 3 else x) + attended
         feed_forward = self.block_sparse_moe if "block_sparse_moe" in self else self.mlp
         return x + feed_forward(self.post_attention_layernorm(x))
