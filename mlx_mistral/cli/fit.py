@@ -14,7 +14,7 @@ from .terminal import write_json, write_lines
 
 if TYPE_CHECKING:
     from mlx_mistral.checkpoint import Headers
-    from mlx_mistral.memory import ModelNeeds
+    from mlx_mistral.memory import Chip, ModelNeeds
     from mlx_mistral.memory.device import Device
 
 
@@ -108,11 +108,10 @@ def _contexts(needs: ModelNeeds, budget_bytes: int) -> tuple[tuple[int | None, i
 
 
 def _stepped_down(
-    headers: Headers, needs: ModelNeeds, budget_bytes: int, context: int
+    headers: Headers, needs: ModelNeeds, budget_bytes: int, context: int, chip: Chip | None
 ) -> str | None:
     """What `chat` and `generate` do with a model whose plan is too large; None: refuse it."""
     from mlx_mistral.memory.admission import least_plan
-    from mlx_mistral.memory.speed import FASTEST_TPS
     from mlx_mistral.memory.streamed import expert_bytes, experts_room
     from mlx_mistral.streaming import expected_hit_rate, expected_tps, measured_disk_speed
 
@@ -130,16 +129,28 @@ def _stepped_down(
         return f"{held}: slowly, at the disk's speed"
     disk = measured_disk_speed(headers.files[0])
     tps = expected_tps(
-        resident_tps=FASTEST_TPS,
+        resident_tps=_resident_tps(needs, context, chip),
         hit_rate=hit_rate,
         chosen_per_token=config.n_layers * config.moe.num_experts_per_tok,
         expert_bytes=one,
         disk_bytes_per_second=disk,
     )
     return (
-        f"{held}: slowly, {hit_rate:.0%} found in memory where all are chosen alike, and at this "
-        f"disk's {disk / 1e9:.1f} GB/s at most {tps:.1f} tokens a second"
+        f"{held}: slowly, about {tps:.1f} tokens a second at this disk's {disk / 1e9:.1f} GB/s "
+        f"and {hit_rate:.0%} found in memory, as where all are chosen alike"
     )
+
+
+def _resident_tps(needs: ModelNeeds, context: int, chip: Chip | None) -> float:
+    """The speed were every expert in memory: of the chip asked about, or tried on this machine."""
+    from mlx_mistral.memory.speed import FASTEST_TPS
+    from mlx_mistral.streaming import measured_weight_speed
+
+    if chip is None:
+        tps = measured_weight_speed(needs.config, needs.dtype) / needs.read_bytes
+        return min(tps, FASTEST_TPS)
+    speed = needs.speed(chip, context)
+    return speed.tps if speed else FASTEST_TPS
 
 
 def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Report:
@@ -160,7 +171,7 @@ def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Repor
         plan=needs.plan(context, budget_bytes, args.kv_bits),
         max_context=needs.max_context(budget_bytes, args.kv_bits),
         contexts=_contexts(needs, budget_bytes),
-        stepped_down=_stepped_down(headers, needs, budget_bytes, context),
+        stepped_down=_stepped_down(headers, needs, budget_bytes, context, device.chip),
         kv_bits=args.kv_bits,
         fitting_kv_bits=None if args.kv_bits else needs.fitting_kv_bits(context, budget_bytes),
         fitting_bits=needs.fitting_bits(context, budget_bytes),

@@ -1,7 +1,8 @@
 """A Mixtral larger than memory: shared weights stay, experts are read when they are chosen."""
 
-from .forecast import expected_hit_rate, expected_tps, measured_disk_speed
+from .forecast import expected_hit_rate, expected_tps
 from .load import StreamedModel, load_streaming
+from .measured import measured_disk_speed, measured_weight_speed
 from .stats import StreamingStats
 from .stream import ExpertStream
 
@@ -13,4 +14,5 @@ __all__ = [
     "expected_tps",
     "load_streaming",
     "measured_disk_speed",
+    "measured_weight_speed",
 ]

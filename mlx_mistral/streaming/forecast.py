@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import random
-import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import numpy as np
-
-from mlx_mistral.errors import CheckpointError, MlxMistralError
-from mlx_mistral.files.untrusted import open_regular
-
-from .library import READ_BYTES
-from .stream import READERS
-
-_MAC_NO_CACHE = 48
-"""F_NOCACHE of macOS, which Python names there alone."""
+from mlx_mistral.errors import MlxMistralError
 
 
 def expected_hit_rate(slots: int, experts: int, *, shares: Sequence[float] | None = None) -> float:
@@ -67,42 +51,3 @@ def expected_tps(
         raise MlxMistralError("a hit rate and what is hidden are shares, from 0 to 1")
     read_bytes = chosen_per_token * (1 - hit_rate) * expert_bytes
     return 1 / (1 / resident_tps + (1 - hidden) * read_bytes / disk_bytes_per_second)
-
-
-def measured_disk_speed(path: str | Path, *, max_bytes: int = 256 << 20) -> float:
-    """Bytes a second at which a file's disk gives pieces from all over it, read as experts are.
-
-    The system's cache is passed by, where it allows that: on Linux the pieces are dropped from
-    it first, on macOS not kept. A machine's own guest disks may still be cached outside.
-    Raises: CheckpointError: no readable file, or an empty one.
-    """
-    path = Path(path)
-    file, size = open_regular(path)
-    with file:
-        if not size:
-            raise CheckpointError(f"{path} is empty; it cannot tell how fast its disk is")
-        descriptor = file.fileno()
-        if sys.platform == "darwin":
-            fcntl.fcntl(descriptor, _MAC_NO_CACHE, 1)
-        starts = list(range(0, size, READ_BYTES))
-        random.Random(0).shuffle(starts)
-        starts = starts[: max(1, max_bytes // READ_BYTES)]
-        if hasattr(os, "posix_fadvise"):
-            for start in starts:
-                os.posix_fadvise(descriptor, start, READ_BYTES, os.POSIX_FADV_DONTNEED)
-        buffers = [np.zeros(READ_BYTES, np.uint8) for _ in range(READERS)]
-
-        def read(number: int) -> int:
-            return sum(
-                os.preadv(descriptor, [buffers[number].data], start)
-                for start in starts[number::READERS]
-            )
-
-        with ThreadPoolExecutor(READERS) as pool:
-            begin = time.perf_counter()
-            try:
-                total = sum(pool.map(read, range(READERS)))
-            except OSError as error:
-                raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-            seconds = time.perf_counter() - begin
-    return total / max(seconds, 1e-9)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mlx_mistral.config import QuantConfig, QuantParams
 from mlx_mistral.errors import CheckpointError, MlxMistralError, ModelNotFoundError
-from mlx_mistral.streaming import expected_hit_rate, expected_tps, measured_disk_speed
+from mlx_mistral.streaming import (
+    expected_hit_rate,
+    expected_tps,
+    measured,
+    measured_disk_speed,
+    measured_weight_speed,
+)
+from tests.tiny import MOE, tiny_config
 
 
 def test_experts_alike_are_there_as_often_as_there_is_room() -> None:
@@ -75,3 +84,24 @@ def test_a_disk_is_not_measured_by_what_is_no_file(tmp_path: Path) -> None:
         measured_disk_speed(tmp_path / "empty")
     with pytest.raises(ModelNotFoundError):
         measured_disk_speed(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("bits", "limit", "n_bytes"),
+    [
+        (None, 1 << 30, 8 * 192 * 64 * 4),
+        (4, 1 << 30, 8 * 192 * 64 * 4.5 / 8 + 8 * 192 * 4),
+        (None, 200_000, 4 * 192 * 64 * 4),
+        (None, 40_000, 64 * 64 * 4),
+    ],
+)
+def test_experts_are_multiplied_as_they_are_stored_no_more_than_need_be(
+    bits: int | None, limit: int, n_bytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that ticks once a second whenever it is looked at."""
+    params = QuantConfig(default=QuantParams(group_size=64, bits=bits)) if bits else None
+    config = replace(tiny_config(**MOE, dim=64, hidden_dim=192), quantization=params)
+    ticks = iter(range(100))
+    monkeypatch.setattr(measured.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(measured, "_PROBE_BYTES", limit)
+    assert measured_weight_speed(config, "float32") == n_bytes
