@@ -14,7 +14,7 @@ from mlx_mistral.errors import CheckpointError, MemoryBudgetError
 from mlx_mistral.memory import ModelNeeds
 from mlx_mistral.memory.admission import check_fits
 from mlx_mistral.memory.governor import Tell, log
-from mlx_mistral.memory.machine import this_machine
+from mlx_mistral.memory.machine import machine_budget
 from mlx_mistral.memory.streamed import experts_room
 from mlx_mistral.model import Model
 from mlx_mistral.text import load_tokenizer
@@ -50,7 +50,7 @@ def load(
     """
     if adapter_path is not None:
         raise CheckpointError("adapters cannot be loaded yet; merge the adapter into its model")
-    budget_bytes = _machine_budget() if memory is None else parse_size(memory)
+    budget_bytes = machine_budget() if memory is None else parse_size(memory)
     folder = resolve(str(path_or_repo))
     tokenizer = load_tokenizer(folder)
     model = load_within(
@@ -127,10 +127,3 @@ def held_in_part(model: StreamedModel, name: str, budget_bytes: int) -> str:
         f"{name} does not fit {size_text(budget_bytes)}: {model.streaming.slots} of its "
         f"{n_experts} experts are held at a time, the others are read from disk, slowly"
     )
-
-
-def _machine_budget() -> int | None:
-    try:
-        return this_machine().budget_bytes
-    except MemoryBudgetError:
-        return None

@@ -36,9 +36,14 @@ class Case:
         return self.batch * (self.prompt_tokens or self.gen_tokens)
 
     @property
+    def prompt(self) -> int:
+        """Tokens that each text begins with."""
+        return self.depth + (self.prompt_tokens or 1)
+
+    @property
     def context(self) -> int:
         """Tokens that one text needs room for."""
-        return self.depth + (self.prompt_tokens or 1 + self.gen_tokens) + ROOM
+        return self.prompt + self.gen_tokens + ROOM
 
 
 def cases_for(

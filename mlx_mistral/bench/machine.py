@@ -13,8 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 import mlx_mistral
-from mlx_mistral.errors import MemoryBudgetError
-from mlx_mistral.memory.machine import this_machine
+from mlx_mistral.memory.machine import machine_budget
 
 SETTINGS = re.compile(r"MLX_\w+|LD_PRELOAD|DYLD_INSERT_LIBRARIES|\w+_NUM_THREADS")
 """Variables of the environment that change speed."""
@@ -24,16 +23,12 @@ _IS_MAC = platform.system() == "Darwin"
 
 def machine_card() -> dict[str, Any]:
     """Chip, memory, device, system, and what the system says of power and heat."""
-    try:
-        memory: int | None = this_machine().budget_bytes
-    except MemoryBudgetError:
-        memory = None
     return {
         "chip": chip(),
         "cores": os.cpu_count(),
         "device": str(mx.device_info().get("device_name") or mx.default_device().type.name),
         "backend": backend(),
-        "memory_bytes": memory,
+        "memory_bytes": machine_budget(),
         "system": f"{platform.system()} {platform.release()}",
         "architecture": platform.machine(),
         "power": power(),

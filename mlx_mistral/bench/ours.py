@@ -25,12 +25,19 @@ class Ours:
     """A folder's model in this program."""
 
     def __init__(
-        self, folder: str, *, dtype: str | None = None, name: str = "mlx-mistral", **options: Any
+        self,
+        folder: str,
+        *,
+        dtype: str | None = None,
+        name: str = "mlx-mistral",
+        memory: int | None = None,
+        **options: Any,
     ) -> None:
-        """options: keyword arguments of `stream_generate`."""
+        """memory: the budget, in bytes. options: keyword arguments of `stream_generate`."""
         self.name = name
         before = mx.get_active_memory()
         self._model = load_model(folder, dtype=dtype)
+        self._model.budget_bytes = memory
         self._weights_bytes = mx.get_active_memory() - before
         self._options = options
         self._cache: list[KVCache] = []

@@ -30,7 +30,9 @@ class Remote:
     held_bytes = 0
     """In this process."""
 
-    def __init__(self, build: Path, folder: str, *, dtype: str | None = None) -> None:
+    def __init__(
+        self, build: Path, folder: str, *, dtype: str | None = None, memory: int | None = None
+    ) -> None:
         self.name = str(build)
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("worker.py")), str(build)],
@@ -41,7 +43,7 @@ class Remote:
             encoding="utf-8",
         )
         try:
-            self.vocab_size: int = self._ask("load", folder=str(folder), dtype=dtype)
+            self.vocab_size: int = self._ask("load", folder=str(folder), dtype=dtype, memory=memory)
         except BaseException:
             self.close()
             raise

@@ -128,13 +128,15 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
     from mlx_mistral.bench.cases import check_context
     from mlx_mistral.checkpoint import read_folder, resolve
     from mlx_mistral.checkpoint.dtype import resolve_dtype
+    from mlx_mistral.memory.machine import machine_budget
 
     folder = resolve(args.model, progress=not args.quiet)
     headers = read_folder(folder)
     cases = _cases(args)
     check_context(cases, headers.config)
-    if args.memory:
-        _check_budget(args, headers, cases)
+    budget_bytes = args.memory or machine_budget()
+    if budget_bytes is not None:
+        _check_budget(args, headers, cases, budget_bytes)
     dtype = resolve_dtype(args.dtype)
     works = {
         case: bench.work_of(case, headers.config, headers.parameters, dtype.size) for case in cases
@@ -143,7 +145,7 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
     bandwidth = bench.memory_bandwidth()
     with ExitStack() as stack:
         programs = []
-        for start in _programs(args, folder):
+        for start in _programs(args, folder, budget_bytes):
             progress.show("loading")
             programs.append(stack.enter_context(closing(start())))
         results = bench.run_cases(
@@ -176,20 +178,36 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
     )  # fmt: skip
 
 
-def _check_budget(args: argparse.Namespace, headers: Headers, cases: Sequence[Case]) -> None:
+def _check_budget(
+    args: argparse.Namespace, headers: Headers, cases: Sequence[Case], budget_bytes: int
+) -> None:
     """What is measured is measured whole: nothing steps down on the way.
 
-    Raises: MemoryBudgetError: a case needs more than --memory.
+    Raises: MemoryBudgetError: a case needs more, with all that is compared held at once.
     """
+    from mlx_mistral.checkpoint import read_folder, resolve
     from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
     from mlx_mistral.memory import ModelNeeds
     from mlx_mistral.memory.admission import check_whole
+    from mlx_mistral.memory.batch import Extent
 
+    compared = [headers]
+    if args.against and _is_of_same_weights(args.against):
+        compared.append(headers)
+    elif args.against:
+        compared.append(read_folder(resolve(args.against, progress=not args.quiet)))
     held = str(resolve_dtype(args.dtype)).rpartition(".")[2]
-    needs = ModelNeeds.of(headers, dtype=held, on_gpu=on_gpu())
+    needs = [ModelNeeds.of(one, dtype=held, on_gpu=on_gpu()) for one in compared]
     for case in cases:
-        n_tokens = case.depth + case.prompt_tokens + case.gen_tokens + 1
-        check_whole(needs, args.model, args.memory, context=n_tokens, texts=case.batch)
+        name = f"{args.model} in test {case.name}"
+        check_whole(needs, name, budget_bytes, Extent(case.prompt, case.context), case.batch)
+
+
+def _is_of_same_weights(against: str) -> bool:
+    """Whether it is another program, rather than another model."""
+    from mlx_mistral.bench.remote import is_build
+
+    return against == MLX_LM or is_build(Path(against))
 
 
 def _cases(args: argparse.Namespace) -> list[Case]:
@@ -210,19 +228,23 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def _programs(args: argparse.Namespace, folder: Path) -> Iterator[Callable[[], Program]]:
+def _programs(
+    args: argparse.Namespace, folder: Path, budget_bytes: int | None
+) -> Iterator[Callable[[], Program]]:
     """This program, and what it is compared with, each to be started when its turn comes."""
     from mlx_mistral.bench.ours import Ours
-    from mlx_mistral.bench.remote import Remote, is_build
+    from mlx_mistral.bench.remote import Remote
 
     ways: dict[str, Any] = {"speculate": True} if args.speculate else {}
+    ways["memory"] = budget_bytes
     yield lambda: Ours(str(folder), dtype=args.dtype, **ways)
     if args.against == MLX_LM:
         from mlx_mistral.bench.peer import MlxLm
 
         yield lambda: MlxLm(str(folder), dtype=args.dtype)
-    elif args.against and is_build(Path(args.against)):
-        yield lambda: Remote(Path(args.against), str(folder), dtype=args.dtype)
+    elif args.against and _is_of_same_weights(args.against):
+        build = Path(args.against)
+        yield lambda: Remote(build, str(folder), dtype=args.dtype, memory=budget_bytes)
     elif args.against:
         from mlx_mistral.checkpoint import resolve
 
@@ -288,6 +310,7 @@ def _arguments(args: argparse.Namespace) -> Sequence[str]:
     words = [args.model, "-n", str(args.trials), "--pause", str(args.pause), "--fill", args.fill]
     for flag, values in lists.items():
         words += [flag, ",".join(map(str, values))]
-    if args.dtype:
-        words += ["--dtype", args.dtype]
+    for flag, value in (("--dtype", args.dtype), ("--memory", args.memory)):
+        if value is not None:
+            words += [flag, str(value)]
     return [*words, *(["--speculate"] if args.speculate else [])]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.config.sizes import size_text
 from mlx_mistral.errors import MemoryBudgetError
 
+from .batch import Extent, batch_bytes
 from .governor import SMALLEST_CHUNK
 from .needs import ModelNeeds
 from .plan import MemoryPlan, longest_context
 
 LEAST_CONTEXT = 256
 """Tokens; a model that cannot hold so many is of no use."""
+OTHER_BYTES = 4096
+"""Tables of positions and the like, which nobody would miss but who counts to the byte."""
 
 
 def least_plan(
@@ -48,16 +53,34 @@ def check_fits(
 
 
 def check_whole(
-    needs: ModelNeeds, name: str, budget_bytes: int, *, context: int, texts: int = 1
+    programs: Sequence[ModelNeeds], name: str, budget_bytes: int, text: Extent, n_texts: int = 1
 ) -> None:
-    """As `check_fits`, where nothing shall step down. texts: so many at once, each so long."""
-    plan = needs.plan(context, budget_bytes)
-    total = plan.weights_bytes + texts * (plan.cache_bytes + plan.workspace_bytes)
+    """As `check_fits`, for so many texts at once, where nothing shall step down.
+
+    programs: what is held at the same time to be compared. name: of what does the most.
+    """
+    weights = sum(needs.weights_bytes for needs in programs)
+    work = sum(_whole_bytes(needs, budget_bytes, text, n_texts) for needs in programs)
+    total = weights + work + OTHER_BYTES
     if total > budget_bytes:
         raise MemoryBudgetError(
-            f"{name} needs {size_text(total)} for {texts} x {context:,} tokens, the memory budget "
-            f"is {size_text(budget_bytes)}; ask for shorter or fewer texts, or --memory {total}"
+            f"{name} needs {size_text(total)} (weights {size_text(weights)}, caches and workspace "
+            f"of {n_texts} x {text.end:,} tokens {size_text(work)}), the memory budget is "
+            f"{size_text(budget_bytes)}; ask for shorter or fewer texts, or --memory {total}"
         )
+
+
+def _whole_bytes(needs: ModelNeeds, budget_bytes: int, text: Extent, n_texts: int) -> int:
+    """Caches and workspace."""
+    plan = needs.plan(text.end, budget_bytes)
+    if n_texts == 1:
+        return plan.cache_bytes + plan.workspace_bytes
+    return batch_bytes(
+        needs.config,
+        [text] * n_texts,
+        needs.activation_bytes,
+        gathers_float32=needs.gathers_float32,
+    )
 
 
 def _what_would_do(needs: ModelNeeds, name: str, plan: MemoryPlan) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -13,17 +12,9 @@ from mlx_mistral.config.sizes import size_text
 from mlx_mistral.errors import MemoryBudgetError
 from mlx_mistral.model import Model
 
-from .batch import batch_cache_bytes, largest_batch
+from .batch import Extent, batch_bytes, batch_cache_bytes
 from .governor import SMALLEST_CHUNK, Tell, gathers_float32
 from .limits import limits_of
-from .workspace import pass_bytes
-
-
-class Extent(NamedTuple):
-    """Tokens of a text's prompt, and of all that it may become."""
-
-    prompt: int
-    end: int
 
 
 class BatchRoom:
@@ -107,22 +98,15 @@ class BatchRoom:
         """Whether all of them fit, their prompts read in chunks of so many tokens."""
         if self._budget is None:
             return True
-        config, size = self._model.config, self._model.dtype.size
-        n, longest = len(inside), max(one.end for one in inside)
-
-        def work(n_new: int) -> int:
-            return pass_bytes(
-                config,
-                n_new,
-                longest,
-                size,
-                gathers_float32=gathers_float32(self._model),
-                kv_bits=self._kv_bits,
-            )
-
-        n_read = max(min(chunk, sum(one.prompt for one in inside)), n)
-        free = self._budget - self._besides - work(n_read) - (n - 1) * work(1)
-        return largest_batch(free, config, longest, size, self._kv_bits) >= n
+        needed = batch_bytes(
+            self._model.config,
+            inside,
+            self._model.dtype.size,
+            chunk=chunk,
+            gathers_float32=gathers_float32(self._model),
+            kv_bits=self._kv_bits,
+        )
+        return self._besides + needed <= self._budget
 
     def close(self) -> None:
         """No text is inside any more."""

@@ -1,10 +1,21 @@
-"""How many texts a budget holds when they are decoded together."""
+"""What texts that are decoded together need."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from mlx_mistral.config import ModelConfig
 
 from .cache import cache_bytes
+from .workspace import PREFILL_TOKENS, pass_bytes
+
+
+class Extent(NamedTuple):
+    """Tokens of a text's prompt, and of all that it may become."""
+
+    prompt: int
+    end: int
 
 
 def batch_cache_bytes(
@@ -16,21 +27,39 @@ def batch_cache_bytes(
 ) -> int:
     """Bytes of the caches of a batch, in which every text takes as much as the longest.
 
-    While a text joins or leaves, one layer more is held.
     longest: tokens of the longest text, its prompt and its reply together.
     Raises: CacheError: the heads cannot be quantized.
     """
     return n_texts * cache_bytes(config, longest, activation_bytes, kv_bits)
 
 
-def largest_batch(
-    budget_bytes: int,
+def batch_bytes(
     config: ModelConfig,
-    longest: int,
+    texts: Sequence[Extent],
     activation_bytes: int,
+    *,
+    chunk: int = PREFILL_TOKENS,
+    gathers_float32: bool = False,
     kv_bits: int | None = None,
 ) -> int:
-    """How many texts' caches fit the bytes that weights and workspace leave; 0: not even one."""
-    one = batch_cache_bytes(config, 1, longest, activation_bytes, kv_bits)
-    a_layer = one // config.n_layers  # of the text that joins or leaves
-    return max(0, budget_bytes // (one + a_layer))
+    """The most that caches of these texts and work on them take together.
+
+    While a text joins or leaves, one layer of all is held twice.
+    chunk: tokens of prompts that are read at a time, those of all texts together.
+    Raises: CacheError: the heads cannot be quantized.
+    """
+    n, longest = len(texts), max(text.end for text in texts)
+
+    def work(n_new: int) -> int:
+        return pass_bytes(
+            config,
+            n_new,
+            longest,
+            activation_bytes,
+            gathers_float32=gathers_float32,
+            kv_bits=kv_bits,
+        )
+
+    caches = batch_cache_bytes(config, n, longest, activation_bytes, kv_bits)
+    n_read = max(n, min(chunk, sum(text.prompt for text in texts)))
+    return caches + caches // config.n_layers + work(n_read) + (n - 1) * work(1)

@@ -29,6 +29,14 @@ def this_machine() -> Machine:
     return _device() or (linux() if sys.platform == "linux" else _physical())
 
 
+def machine_budget() -> int | None:
+    """The budget of whoever gives none; None where the system does not tell."""
+    try:
+        return this_machine().budget_bytes
+    except MemoryBudgetError:
+        return None
+
+
 def linux(root: Path = Path("/")) -> Machine:
     """The smaller of physical memory and this process's cgroup limit, of version 1 or 2.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlx.core as mx
 import pytest
 from command_line import Run, failed_in_one_line
 
@@ -112,6 +114,34 @@ def test_a_sweep_ends_with_the_best_settings(
 )
 def test_what_cannot_be_measured_is_said_in_one_line(run: Run, arguments: tuple[str, ...]) -> None:
     assert failed_in_one_line(run("bench", *arguments))
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        ("-p", "300", "-g", "0"),
+        ("-p", "0", "-g", "4", "--depth", "600"),
+        ("-p", "0", "-g", "4", "--depth", "300", "--batch", "4"),
+        ("-p", "8", "-g", "0", "--against", "TINY"),
+    ],
+    ids=" ".join,
+)
+def test_what_a_budget_does_not_hold_is_refused_with_one_that_does(
+    run: Run, tiny: Path, tests: tuple[str, ...]
+) -> None:
+    tests = tuple(str(tiny) if word == "TINY" else word for word in tests)
+    command = ("bench", tiny, *tests, "-n", "1", "--pause", "0", "--quiet", "--json")
+    refused = run(*command, "--memory", "100kB")
+    assert failed_in_one_line(refused)
+    assert "(weights " in refused.err
+    asked = int(refused.err.rpartition("--memory ")[2])
+    gc.collect()
+    taken = mx.get_active_memory()  # by tests before this one
+    enough = run(*command, "--memory", str(taken + asked))
+    assert (enough.status, enough.err) == (0, "")
+    peaks = [result["peak_memory_bytes"] for result in enough.json["results"]]
+    assert max(peaks) <= taken + asked
+    assert failed_in_one_line(run(*command, "--memory", str(asked - 1)))
 
 
 @pytest.mark.parametrize("flags", [("-p", "x"), ("-n", "0"), ("--batch", "0"), ("--pause", "-1")])

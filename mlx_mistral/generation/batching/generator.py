@@ -16,7 +16,8 @@ from mlx_mistral.generation.prefill import Progress, StepSize, all_or_nothing
 from mlx_mistral.generation.prompt import check_prompt, check_room
 from mlx_mistral.generation.sampling import Sampling
 from mlx_mistral.generation.step import NAN
-from mlx_mistral.memory.at_once import BatchRoom, Extent
+from mlx_mistral.memory.at_once import BatchRoom
+from mlx_mistral.memory.batch import Extent
 from mlx_mistral.memory.governor import Tell, log
 from mlx_mistral.model import Model
 

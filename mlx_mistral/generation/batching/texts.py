@@ -11,7 +11,7 @@ from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.gather import gather_rows
 from mlx_mistral.generation.sampling import Sampling
 from mlx_mistral.generation.step import NextToken
-from mlx_mistral.memory.at_once import Extent
+from mlx_mistral.memory.batch import Extent
 from mlx_mistral.model import Model
 
 from .sampler import BatchSampler
