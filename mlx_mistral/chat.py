@@ -25,8 +25,10 @@ class Chat:
     """A conversation with a model.
 
     Keeps its cache between turns: only tokens that differ from what the cache holds are
-    computed. Where a window has passed over keys that would be needed again, it goes back to
-    the latest of a few snapshots, or reads the conversation anew; the text is the same.
+    computed. Chats with one model share what they begin with, such as a system prompt: it is
+    read once, and its keys are held once while they wait. Where a window has passed over keys
+    that would be needed again, it goes back to the latest of a few snapshots, or reads the
+    conversation anew; the text is the same.
 
     messages: the conversation so far as OpenAI-style dicts; change it freely between turns.
     options: defaults for `stream_generate`, such as temp, max_tokens, seed.
@@ -112,11 +114,32 @@ class Chat:
         self._prefix = PrefixCache(layers)
         self._prefix.ids = ids[:held]
         self._prefix.keep_place()
+        self.model.prefixes.add(self._prefix)
         self._token_ids = ids
         self._recall(ids)
 
+    def branch(self) -> Chat:
+        """Another chat that has said the same so far; what was read is not read again.
+
+        Options are the same; each goes on by itself.
+        """
+        other = Chat(
+            self.model,
+            self.tokenizer,
+            system=self.system,
+            messages=[dict(message) for message in self.messages],
+            tools=self.tools,
+            context=self._context,
+            kv_bits=self._kv_bits,
+            **self.options,
+        )
+        other._made = dict(self._made)
+        return other
+
     @property
     def cache(self) -> list[KVCache]:
+        """What this chat has read, in buffers of its own until another chat is gone on with."""
+        self.model.prefixes.wake(self._prefix, budget_bytes=self.model.budget_bytes)
         return self._prefix.layers
 
     def _new_layers(self) -> list[KVCache]:
@@ -153,12 +176,13 @@ class Chat:
 
     def _reply(self, options: dict[str, Any]) -> Iterator[GenerationResponse]:
         ids = self._prompt()
-        self.reused_tokens = self._prefix.begin(ids)
+        texts, prefix = self.model.prefixes, self._prefix
+        self.reused_tokens = texts.begin(prefix, ids, budget_bytes=self.model.budget_bytes)
         told = options.pop("progress", None)
 
         def progress(done: int, total: int) -> None:
             if done == total:
-                self._prefix.keep_place()
+                prefix.keep_place()
             if told:
                 told(done, total)
 
@@ -166,20 +190,21 @@ class Chat:
             self.model,
             self.tokenizer,
             ids[self.reused_tokens :],
-            prompt_cache=self.cache,
+            prompt_cache=prefix.layers,
             cached_ids=ids[: self.reused_tokens],
             progress=progress,
-            spare=self._prefix.forget_places,
+            spare=prefix.forget_places,
             **options,
         )
         try:
             with closing(responses):
                 for response in responses:
-                    self._prefix.ids.append(response.token)
+                    prefix.ids.append(response.token)
                     yield response
         finally:
-            self._token_ids = list(self._prefix.ids)
-            self._prefix.settle()
+            self._token_ids = list(prefix.ids)
+            prefix.settle()
+            texts.end(prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

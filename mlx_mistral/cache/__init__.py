@@ -6,6 +6,7 @@ from .growing import GrowingCache
 from .mask import Band, Mask, attention_mask
 from .prefix import PrefixCache
 from .rotating import RotatingCache
+from .sharing import SharedPrefixes
 from .store import load_cache, save_cache
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Mask",
     "PrefixCache",
     "RotatingCache",
+    "SharedPrefixes",
     "Snapshot",
     "attention_mask",
     "load_cache",

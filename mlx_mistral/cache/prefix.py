@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .base import KVCache, Snapshot
+from .stretch import Stretch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +33,8 @@ class PrefixCache:
     ) -> None:
         self.layers = layers
         self.ids: list[int] = []
+        self.at_rest: Stretch | None = None
+        """Where keys and values are while nobody goes on with the text; see `SharedPrefixes`."""
         self._max_places = max_places
         self._max_place_bytes = max_place_bytes
         self._places: list[Place] = []
@@ -60,14 +63,19 @@ class PrefixCache:
         most = min(common_prefix(self.ids, ids), len(ids) - 1)
         if all(one.can_trim(one.offset - most) for one in self.layers):
             return most
+        place = self.place_for(ids)
+        return len(place.ids) if place else 0
+
+    def place_for(self, ids: Sequence[int]) -> Place | None:
+        """The latest place that a text passes through and goes on from."""
         places = [
-            len(each.ids)
+            each
             for each in self._places
             if self._is_reachable(each)
             and len(each.ids) < len(ids)
             and each.ids == list(ids[: len(each.ids)])
         ]
-        return max(places, default=0)
+        return max(places, key=lambda each: len(each.ids), default=None)
 
     def keep_place(self) -> None:
         """Remembers this moment, if going back to it could need that."""
@@ -86,6 +94,14 @@ class PrefixCache:
     def forget_places(self) -> None:
         """Frees the memory of all places to go back to; the caches stay."""
         self._places.clear()
+
+    def forget(self) -> None:
+        """Frees all that was read; the next text is read from its start."""
+        self._places.clear()
+        self.ids, self.at_rest = [], None
+        for one in self.layers:
+            one.state = ()
+            one.trim(one.offset)
 
     def settle(self) -> None:
         """Drops the ids that were drawn but not yet fed."""
@@ -147,5 +163,9 @@ class PrefixCache:
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many ids two texts begin with alike."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((n for n, (x, y) in pairs if x != y), min(len(a), len(b)))
+    same, step = 0, 1 << 10
+    most = min(len(a), len(b))
+    while same < most and list(a[same : same + step]) == list(b[same : same + step]):
+        same += step
+    rest = zip(a[same : same + step], b[same : same + step], strict=False)
+    return min(most, same + next((n for n, (x, y) in enumerate(rest) if x != y), step))

@@ -2,10 +2,11 @@
 
 The order is always the same:
 
-1. smaller chunks of the prompt, which need less workspace;
-2. what MLX keeps for reuse is given back, and places of a chat to go back to are forgotten;
-3. the cache is quantized where it is, to 8 bits and then to 4, one layer after another;
-4. the reply ends.
+1. what other chats with the model have read is forgotten, while they are at rest;
+2. smaller chunks of the prompt, which need less workspace;
+3. what MLX keeps for reuse is given back, and places of a chat to go back to are forgotten;
+4. the cache is quantized where it is, to 8 bits and then to 4, one layer after another;
+5. the reply ends.
 
 What a pass will need is reckoned before it is built, by the arithmetic of the plan, so nothing
 waits for the device to find out.
@@ -82,7 +83,7 @@ class Governor:
     def check(self, n_tokens: int) -> None:
         """Before a prompt is read. Raises: MemoryBudgetError: it will not fit, whatever is done."""
         self._end = self._offset + n_tokens
-        if not self._could_fit() and not self._has_released:
+        while not self._could_fit() and not self._has_released:
             self._step_down()
             self.measure()
         if not self._could_fit():
@@ -101,7 +102,9 @@ class Governor:
         wanted = max(1, min(wanted, self._end - self._offset))
         size = wanted
         while not self._fits(size):
-            if size > SMALLEST_CHUNK:
+            if self._forget_others():
+                self.measure()
+            elif size > SMALLEST_CHUNK:
                 self._tell_of_chunks()
                 size = max(size // 2, SMALLEST_CHUNK)
             elif self._step_down():
@@ -191,6 +194,8 @@ class Governor:
 
     def _step_down(self) -> bool:
         """Frees memory. False: all has been done."""
+        if self._forget_others():
+            return True
         if not self._has_released:
             self._has_released = True
             if self._spare is not None:
@@ -208,6 +213,15 @@ class Governor:
             mx.eval(self._cache[i].state)
         mx.clear_cache()
         self._tell(f"memory runs short: the cache is quantized to {narrower[0]} bits")
+        return True
+
+    def _forget_others(self) -> bool:
+        freed = self._model.prefixes.release()
+        if not freed:
+            return False
+        self._besides = max(0, self._besides - freed)
+        mx.clear_cache()
+        self._tell("memory runs short: chats at rest will be read again when they go on")
         return True
 
     def _narrower(self) -> tuple[int, ...]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mistral.cache import KVCache, Mask, attention_mask, make_cache
+from mlx_mistral.cache import KVCache, Mask, SharedPrefixes, attention_mask, make_cache
 from mlx_mistral.config import ModelConfig
 
 from .attention import Attention
 from .experts import SparseMoE
 from .feed_forward import FeedForward
 from .fingerprint import fingerprint
+from .norm import RMSNorm
 from .rope import Position, query_scale
 
 
@@ -42,6 +44,11 @@ class Model(nn.Module):
     def reserved_bytes(self) -> int:
         """Memory that the model will still take by itself; its weights are there."""
         return 0
+
+    @cached_property
+    def prefixes(self) -> SharedPrefixes:
+        """The texts that chats with this model have read."""
+        return SharedPrefixes()
 
     @property
     def config(self) -> ModelConfig:
@@ -97,7 +104,7 @@ class Decoder(nn.Module):
         self._config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
         self.layers = [Block(config) for _ in range(config.n_layers)]
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
 
     def __call__(
         self,
@@ -151,8 +158,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.self_attn = Attention(config)
-        self.input_layernorm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.input_layernorm = RMSNorm(config.dim, eps=config.norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.dim, eps=config.norm_eps)
         if config.moe:
             self.block_sparse_moe = SparseMoE(config)
         else:

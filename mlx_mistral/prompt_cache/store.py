@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_mistral.cache import KVCache, load_cache, save_cache
+from mlx_mistral.cache.segment import can_be_cut, cut, join
 from mlx_mistral.errors import CacheError
 
 from . import index, plan
@@ -19,7 +20,6 @@ from .checksum import digest
 from .eviction import make_room, sweep
 from .index import Entry, Ids, Index
 from .limit import default_limit_bytes
-from .segment import can_be_cut, cut, join
 
 INDEX = "index.sqlite3"
 SEGMENT_BYTES = 128 << 20

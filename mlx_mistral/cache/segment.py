@@ -1,4 +1,4 @@
-"""Stretches of a text's keys and values: cut out for a file of their own, joined again."""
+"""Stretches of a text's keys and values: cut out, joined again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_mistral.cache import KVCache
+from .base import KVCache
 
 
 def can_be_cut(layers: Sequence[KVCache]) -> bool:
     """Whether every key of the text is still in place; a ring that has wrapped has lost some."""
-    return all(one.is_trimmable() for one in layers)
+    return all(map(has_all, layers))
+
+
+def has_all(one: KVCache) -> bool:
+    """Whether a layer has the key of every token, in the order of the text."""
+    return one.window is None or (one.is_trimmable() and one.offset <= one.window)
 
 
 def cut(layers: Sequence[KVCache], start: int, end: int) -> list[KVCache]:
