@@ -72,6 +72,9 @@ class Oracle:
     def match(self) -> int | None:
         return None if self._random.random() < 0.2 else 3
 
+    def guess(self) -> int | None:
+        return None
+
     def propose(self, n: int, sampler: Sampler) -> list[int]:
         told = self._text[self._place : self._place + n]
         wrong = self._random.randrange(self._wrong_every) if self._wrong_every else n
@@ -189,52 +192,6 @@ def test_a_source_is_given_up_where_nothing_agrees_any_more() -> None:
     source = list(range(10, 50))
     drafter = NgramDrafter([*source, 1, *source[:20], 90, 91, 92, 93])
     assert drafter.match() is None
-
-
-def told(lengths: DraftLength, *, plain: int = 0, seconds: float = 1.0) -> DraftLength:
-    for _ in range(plain):
-        lengths.decoded(seconds)
-    return lengths
-
-
-def test_drafts_that_hold_grow_and_drafts_that_fail_end() -> None:
-    lengths = told(DraftLength(), plain=10)
-    for _ in range(6):
-        n = lengths.choose(8)
-        lengths.checked(8, n, n, 1.0 + 0.05 * n)
-    assert lengths.choose(8) == 16
-    for _ in range(20):
-        if n := lengths.choose(8):
-            lengths.checked(8, n, 0, 1.0 + 0.05 * n)
-    assert lengths.choose(8) == 0
-
-
-def test_where_a_checked_token_costs_a_whole_pass_nothing_is_drafted() -> None:
-    lengths = told(DraftLength(), plain=20)
-    for _ in range(5):
-        if n := lengths.choose(3):
-            lengths.checked(3, n, n, 1.0 + 1.1 * n)
-    assert lengths.choose(3) == 0
-
-
-@given(st.lists(st.tuples(st.integers(0, 16), st.floats(0.5, 3.0)), max_size=200), st.booleans())
-@settings(max_examples=50, deadline=None)
-def test_drafts_that_always_fail_cost_no_more_than_allowed(
-    moments: list[tuple[int, float]], costly: bool
-) -> None:
-    lengths, total, lost, worst = told(DraftLength(), plain=1), 1.0, 0.0, 0.0
-    for match, _ in moments:
-        n = lengths.choose(match)
-        if n:
-            seconds = 1.0 + (0.3 if costly else 0.05) * n
-            lengths.checked(match, n, 0, seconds)
-            lost += seconds - 1.0
-            worst = max(worst, seconds - 1.0)
-            total += seconds
-        else:
-            lengths.decoded(1.0)
-            total += 1.0
-    assert lost <= 0.015 * total + 3.0 + worst
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)

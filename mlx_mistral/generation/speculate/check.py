@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from mlx_mistral.generation.sampling import Sampler
 from mlx_mistral.generation.step import draw, draw_from
 from mlx_mistral.model import Model
 
+TRACE_AT = 4
+"""The pass of a form that is traced: a trace costs more than several passes built anew save."""
 TRACES = 16
 """Kept of a text's passes, which differ in length and, as buffers grow, in form."""
 
@@ -23,7 +26,7 @@ class Checked(NamedTuple):
 
     Shapes: logits (T, vocab), drawn (T,) with NAN where the logits are.
     states: the sampler's after each draw.
-    is_usual: whether the next pass of this form takes as long; not while it is to be traced.
+    is_usual: whether later passes of this form take as long, which a trace is not.
     """
 
     logits: mx.array
@@ -35,13 +38,13 @@ class Checked(NamedTuple):
 class CheckingPass:
     """Feeds a few tokens to the caches and draws after each of them.
 
-    A form is traced when it comes for the second time: a trace costs more than a pass.
+    A form is traced when it has come a few times: most do not.
     """
 
     def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Sampler) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
         self._replay = Replay(model, cache, _check_with(model, sampler), n_kept=TRACES)
-        self._met: set[tuple[Form, ...]] = set()
+        self._met: Counter[tuple[Form, ...]] = Counter()
 
     def __call__(self, fed: Sequence[int]) -> Checked:
         """Builds the pass, without computing it. The caches then hold all that was fed.
@@ -50,15 +53,15 @@ class CheckingPass:
         """
         tokens, state = mx.array([list(fed)]), self._sampler.state
         forms = self._replay.forms(len(fed))
-        if forms in self._met and forms is not None:
+        if forms is not None:
+            self._met[forms] += 1
+        if forms is not None and self._met[forms] >= TRACE_AT:
             built, is_usual = self._replay(forms, tokens, state)
             n = len(state)
             after = [built[2 + i * n : 2 + (i + 1) * n] for i in range(len(fed))]
             return Checked(built[0], built[1], after, is_usual)
-        if forms is not None:
-            self._met.add(forms)
         logits = self._model(tokens, self._cache)[0]
-        return Checked(logits, *draw_each(self._sampler, state, logits), forms is None)
+        return Checked(logits, *draw_each(self._sampler, state, logits))
 
 
 def _check_with(model: Model, sampler: Sampler) -> Compute:

@@ -37,6 +37,9 @@ class Drafter(Protocol):
     def match(self) -> int | None:
         """What kind of draft there is, by how likely it is to hold; None: there is none."""
 
+    def guess(self) -> int | None:
+        """What a draft would begin with, where that costs no time to tell; called after `match`."""
+
     def propose(self, n: int, sampler: Sampler) -> list[int]:
         """At most n tokens that may come next; called after `match`.
 
@@ -117,24 +120,26 @@ class DraftingDecoder:
     def _decode(self, pending: _Pending | None) -> Iterator[Step]:
         self._read_at = self._now()
         while pending is not None:
-            if self._wanted()[1]:
-                # Nothing is submitted: the token decides whether a draft holds.
-                value = self._read(pending)
-                self._lengths.decoded(self._elapsed())
-                yield self._emit(value, pending.logits)
-                pending = yield from self._draft_after(value)
-                continue
-            following = self._follow(pending.token) if self._left > 1 else None
-            if following is not None and self._next.may_overlap:
-                mx.async_eval(following.token)
+            match, length = self._wanted()
+            guess = None if match is None else self._drafter.guess()
+            following = None
+            # Before a draft nothing is submitted: the token decides whether it holds.
+            if not length and self._left > 1:
+                following = self._follow(pending.token)
+                if self._next.may_overlap:
+                    mx.async_eval(following.token)
             value = self._read(pending)
             if following is not None:
                 mx.async_eval(following.token)
             elapsed = self._elapsed()
             if self.counts.tokens:
                 self._lengths.decoded(elapsed)
+            if match is not None and guess is not None:
+                self._lengths.watched(match, was_right=guess == value)
             yield self._emit(value, pending.logits)
-            pending = following if self._left else None
+            pending = (yield from self._draft_after(value)) if length else following
+            if not self._left:
+                return
 
     def _draft_after(self, value: int) -> Generator[Step, None, _Pending | None]:
         """Checks drafts for as long as they pay. Returns the token that is then under way."""
@@ -142,9 +147,13 @@ class DraftingDecoder:
             match, length = self._wanted()
             draft = self._drafter.propose(length, copy(self._sampler)) if length else []
             if not draft:
+                self._lengths.waited()
+                for one in self._cache:
+                    one.allow_trim(0)  # plain passes are those of a text without drafts
                 following = self._follow(mx.array([value]))
                 mx.async_eval(following.token)
                 return following
+            assert match is not None
             rows, drawn, is_usual = self._check([value, *draft])
             accepted = common_prefix(drawn, draft)
             for one in self._cache:
@@ -160,11 +169,11 @@ class DraftingDecoder:
             value = drawn[accepted]
         return None
 
-    def _wanted(self) -> tuple[int, int]:
+    def _wanted(self) -> tuple[int | None, int]:
         """What kind of draft there is after the known text, and how many tokens it shall have."""
         match = self._drafter.match() if self._left > 1 else None
         if match is None:
-            return 0, 0
+            return None, 0
         return match, min(self._lengths.choose(match), self._left - 1)
 
     def _follow(self, token: mx.array) -> _Pending:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -14,8 +15,10 @@ from mlx_mistral.model import Model
 
 from .length import LENGTHS
 
-KIND = 1
-"""All its drafts are of one kind: how likely they are to hold is learned as one."""
+TRUST = 8
+"""Its drafts are expected to hold like a copy after so many tokens, before any was checked."""
+N_TIMED = 2
+"""Tokens that it makes to time them."""
 
 
 class ModelDrafter:
@@ -50,15 +53,40 @@ class ModelDrafter:
         for one in self._cache:
             one.allow_trim(LENGTHS[-1])
         self._ids = list(prompt)
-        self._fed: list[int] = []
-        """What the cache holds, drafts included."""
+        self._n_read = 0
+        """Tokens of the text that the cache holds."""
+        self._ahead: list[int] = []
+        """Drafted tokens that it holds behind them."""
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Tells what the text goes on with."""
         self._ids.extend(tokens)
 
+    def begin(self, now: Callable[[], float] = time.perf_counter) -> float:
+        """Reads the text so far, and returns what a token takes, in seconds.
+
+        This is a part of the prompt's time, not of the first draft's.
+        """
+        if self._room() < N_TIMED:
+            return 0.0
+        logits, seconds = self._read(), []
+        for _ in range(N_TIMED):
+            token = logits.argmax(axis=-1)
+            mx.eval(token)
+            began = now()
+            logits = self._model(token[:, None], self._cache)[:, -1]
+            mx.eval(logits)
+            seconds.append(now() - began)
+        for one in self._cache:
+            one.trim(N_TIMED)
+        return min(seconds)
+
     def match(self) -> int | None:
-        return KIND
+        return TRUST if self._room() > 0 else None
+
+    def guess(self) -> int | None:
+        """None: its guesses cost passes."""
+        return None
 
     def propose(self, n: int, sampler: Sampler) -> list[int]:
         """n tokens, fewer where this model's positions end."""
@@ -71,16 +99,17 @@ class ModelDrafter:
             logits = self._model(drawn[-1][:, None], self._cache)[:, -1]
             drawn.append(sampler(logits))
         draft: list[int] = mx.concatenate(drawn).tolist()  # type: ignore[assignment]
-        self._fed.extend(draft[:-1])
+        self._ahead = draft[:-1]
         return draft
 
     def _read(self) -> mx.array:
         """Takes wrong drafts back and feeds what the text has become. -> (1, vocab)."""
-        kept = min(common_prefix(self._fed, self._ids), len(self._ids) - 1)
+        right = common_prefix(self._ahead, self._ids[self._n_read :])
+        kept = min(self._n_read + right, len(self._ids) - 1)
         for one in self._cache:
             one.trim(one.offset - kept)
         new = self._ids[kept:]
-        self._fed = list(self._ids)
+        self._n_read, self._ahead = len(self._ids), []
         if len(new) <= LENGTHS[-1] + 1:
             return self._model(mx.array([new]), self._cache)[:, -1]
         return prefill(self._model, mx.array([new]), self._cache, step_size=self._step_size)

@@ -15,6 +15,7 @@ from mlx_mistral.model import Model
 
 from .decode import Counts, Drafter, DraftingDecoder
 from .draft_model import ModelDrafter
+from .length import DraftLength
 from .ngram import NgramDrafter
 
 
@@ -47,18 +48,22 @@ def generate_with_drafts(
         return
     text = [*before, *prompt]
     drafter: Drafter
+    lengths = DraftLength()
     if draft_model is None:
         drafter = NgramDrafter(text)
     else:
-        drafter = ModelDrafter(
+        drafter = smaller = ModelDrafter(
             draft_model,
             text,
             vocab_size=model.config.vocab_size,
             prefill_step_size=prefill_step_size if isinstance(prefill_step_size, int) else 512,
         )
+        lengths = DraftLength(seconds_per_drafted=smaller.begin())
     logits = prefill(
         model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
     )
     sampler = Sampler(sampling, model.config.vocab_size, [prompt])
-    decoder = DraftingDecoder(model, cache, sampler, drafter, counts=counts, may_go_on=may_go_on)
+    decoder = DraftingDecoder(
+        model, cache, sampler, drafter, lengths=lengths, counts=counts, may_go_on=may_go_on
+    )
     yield from decoder.decode(logits, budget)

@@ -1,80 +1,118 @@
 """How many tokens to draft: as many as pay, by what drafts and passes have done so far.
 
-A pass that checks k drafted tokens costs more than one that makes a single token, by how much
-depends on the device. Both the costs and how often drafts hold are learned from the text under
-way, and a debt that bad drafts have run up stops them before it can be felt.
+A pass that checks k drafted tokens costs more than one that makes a single token; by how much
+depends on the device. Both the costs and how often guesses hold are learned from the text under
+way; a guess that is not drafted is compared with the text as well, which costs nothing. What
+drafts cost on balance stays below a small share of the time, so that a text with nothing to copy
+is made as fast as without them.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from statistics import median, median_low
 
-LENGTHS = (1, 2, 4, 8, 16)
-"""Tokens that a draft may have: few shapes, so that few are traced."""
+from .ngram import SHORTEST
+
+LENGTHS = (3, 7, 15)
+"""Tokens that a draft may have: few, since each length is a trace. With the token before them
+they fill the widths that kernels come in."""
 ALLOWED_LOSS = 0.015
 """Share of the decoding time that drafts may have cost on balance."""
-ALLOWED_PASSES = 3.0
+ALLOWED_PASSES = 0.3
 """Plain passes that they may have cost besides, so that a short text can begin to draft."""
 FIRST_SLOPE = 0.1
-"""What each drafted token is taken to add to a pass, in plain passes, before one was timed."""
-FORGET = 0.7
-"""What a draft's outcome still counts for after the next one of its kind."""
+"""What each drafted token is taken to add to a pass before one was timed."""
+FIRST_SETUP = 1.0
+"""What the first draft of a length, and the first token after drafts, are taken to cost besides:
+nothing runs meanwhile, and buffers or passes are made anew."""
+FORGET = 0.9
+"""What a guess counts for after the next one of its kind."""
 CREDIT = 8.0
 """Plain passes that earlier drafts may have saved, to be lost again by later ones."""
-SMOOTH = 0.2
-OUTLIER = 4.0
-"""A pass that took so many times as long as usual was held up by something else."""
+SURPRISE = 3.0
+"""Up to so many times what was expected, a time is believed; more was held up by something else,
+or comes again."""
+RECENT = 7
+"""Passes of a kind of which the median is taken: one that was held up does not show."""
+STALE_AFTER = 256
+"""Tokens in a row without a draft after which what drafts cost is to be learned anew."""
 
 
 @dataclass(slots=True)
 class Outcomes:
-    """How often a drafted token was right, given that those before it were."""
+    """How often a guessed token was right, given that those before it were."""
 
-    right: float = 1.0
+    right: float
     wrong: float = 1.0
 
     @property
     def share(self) -> float:
         return self.right / (self.right + self.wrong)
 
-    def add(self, drafted: int, accepted: int) -> None:
-        self.right = FORGET * self.right + accepted
-        self.wrong = FORGET * self.wrong + (accepted < drafted)
+    def add(self, right: int, *, failed: bool) -> None:
+        for was_right in [True] * right + [False] * failed:
+            self.right = FORGET * self.right + was_right
+            self.wrong = FORGET * self.wrong + (not was_right)
 
 
 class DraftLength:
-    """Chooses draft lengths, and is told what came of them."""
+    """Chooses draft lengths, and is told what came of them. Costs are in plain passes."""
 
-    def __init__(self, longest: int = LENGTHS[-1]) -> None:
-        self._lengths = tuple(n for n in LENGTHS if n <= longest)
+    def __init__(
+        self, lengths: tuple[int, ...] = LENGTHS, *, seconds_per_drafted: float = 0.0
+    ) -> None:
+        """seconds_per_drafted: what the drafter takes to write a token."""
+        self._lengths, self._seconds_per_drafted = lengths, seconds_per_drafted
         self._outcomes: dict[int, Outcomes] = {}
-        self._plain: float | None = None
-        self._cost: dict[int, float] = {}
-        """Seconds of a pass that checks so many drafted tokens, in plain passes."""
-        self._seconds = 0.0
-        self._lost = 0.0
+        self._plain: deque[float] = deque(maxlen=RECENT)
+        """Seconds of the last passes that made a token while the next one was built."""
+        self._checks: dict[int, deque[float]] = {}
+        """Seconds of the last passes that checked so many drafted tokens."""
+        self._return_cost = FIRST_SETUP
+        self._tried: set[int] = set()
+        self._is_returning = False
+        self._since_draft = 0
+        self._took = self._lost = 0.0
 
     def choose(self, match: int) -> int:
-        """Tokens to draft where so many before them agree with their source; 0: none."""
-        if self._plain is None or not self._lengths:
+        """Tokens to draft after so many that agree with their source; 0: none."""
+        if len(self._plain) < 2:
             return 0
         share = self._kind(match).share
-        room = ALLOWED_LOSS * self._seconds + ALLOWED_PASSES * self._plain - self._lost
-        lengths = [n for n in self._lengths if self._at_risk(n, share) <= room]
-        best = max(lengths, key=lambda n: expected_tokens(n, share) / self.cost(n), default=0)
-        return best if best and expected_tokens(best, share) > self.cost(best) else 0
+        room = ALLOWED_LOSS * self._took + ALLOWED_PASSES - self._lost
+        best, most = 0, 1.0
+        for n in self._lengths:
+            cost = self.cost(n) + (1 - share**n) * self._return_cost
+            setup = 0.0 if n in self._tried else FIRST_SETUP
+            rate = expected_tokens(n, share) / cost
+            if rate > most and (1 - share) * (cost + setup - 1) <= room:
+                best, most = n, rate
+        return best
 
-    def _at_risk(self, n: int, share: float) -> float:
-        """Seconds that a draft may cost, by how likely it is to fail at its first token."""
-        return (1 - share) * (self.cost(n) - 1) * (self._plain or 0.0)
+    def watched(self, match: int, *, was_right: bool) -> None:
+        """A token came that had been guessed, but not drafted."""
+        self._kind(match).add(int(was_right), failed=not was_right)
+
+    def waited(self) -> None:
+        """A token was read before the next pass was built, and no draft followed it."""
+        self._is_returning = True
 
     def decoded(self, seconds: float) -> None:
         """A token was made without a draft."""
-        if self._plain is None:
-            self._plain = seconds
-        elif seconds < OUTLIER * self._plain:
-            self._plain += SMOOTH * (seconds - self._plain)
-        self._seconds += seconds
+        if not self._is_returning or not self._plain:
+            self._plain.append(seconds)
+        cost = min(seconds / self._pass, SURPRISE)
+        self._took += cost
+        if self._is_returning:
+            self._return_cost = max(0.0, cost - 1)
+            self._lose(cost - 1)
+        self._is_returning = False
+        self._since_draft += 1
+        if self._since_draft == STALE_AFTER:
+            self._checks.clear()
+            self._return_cost = FIRST_SETUP
 
     def checked(
         self, match: int, drafted: int, accepted: int, seconds: float, *, is_usual: bool = True
@@ -83,32 +121,52 @@ class DraftLength:
 
         is_usual: whether later passes of its kind take as long.
         """
-        self._kind(match).add(drafted, accepted)
-        self._seconds += seconds
+        self._kind(match).add(accepted, failed=accepted < drafted)
+        self._since_draft, self._is_returning = 0, True
         if not self._plain:
             return
-        cost, known = seconds / self._plain, self.cost(drafted)
-        if is_usual and cost < OUTLIER * known:
-            first = drafted not in self._cost
-            self._cost[drafted] = cost if first else known + SMOOTH * (cost - known)
-        lost = self._lost + seconds - (accepted + 1) * self._plain
-        self._lost = max(lost, -CREDIT * self._plain)
+        cost = min(seconds / self._pass, SURPRISE * (self.cost(drafted) + (not is_usual)))
+        self._took += cost
+        self._lose(cost - accepted - 1)
+        self._tried.add(drafted)
+        if is_usual:
+            believed = cost * self._pass
+            self._checks.setdefault(drafted, deque(maxlen=RECENT)).append(believed)
 
     def cost(self, n: int) -> float:
-        """Of checking n drafted tokens, in plain passes; between those timed, on a line."""
-        if n in self._cost:
-            return self._cost[n]
-        below = max((k for k in self._cost if k < n), default=0)
-        above = min((k for k in self._cost if k > n), default=None)
-        low = self._cost.get(below, 1.0)
-        if above is None:
-            slope = (low - 1.0) / below if below else FIRST_SLOPE
-            return low + max(slope, 0.0) * (n - below)
-        return low + (self._cost[above] - low) * (n - below) / (above - below)
+        """Of checking n drafted tokens; on a line between those that were timed."""
+        known = {k: median(one) / self._pass for k, one in self._checks.items()}
+        if n in known:
+            return known[n]
+        known[0] = 1.0
+        below = max(k for k in known if k < n)
+        above = min((k for k in known if k > n), default=None)
+        if above is not None:
+            slope = (known[above] - known[below]) / (above - below)
+        else:
+            slope = max(0.0, (known[below] - 1) / below) if below else self._first_slope
+        return known[below] + slope * (n - below)
+
+    @property
+    def _first_slope(self) -> float:
+        return FIRST_SLOPE + self._seconds_per_drafted / self._pass
+
+    @property
+    def _pass(self) -> float:
+        """Seconds of a plain pass."""
+        return median_low(self._plain) or 1e-9
+
+    def _lose(self, passes: float) -> None:
+        self._lost = max(self._lost + passes, -CREDIT)
 
     def _kind(self, match: int) -> Outcomes:
-        """Counted apart: drafts after long agreements hold more often, and are expected to."""
-        return self._outcomes.setdefault(match.bit_length(), Outcomes(right=max(1.0, match / 2)))
+        """Counted apart: drafts after long agreements hold more often.
+
+        The first share is that of the rule of succession, where the shortest agreements that are
+        looked for say nothing yet.
+        """
+        first = Outcomes(right=max(1.0, match - SHORTEST + 1.0))
+        return self._outcomes.setdefault(match.bit_length(), first)
 
 
 def expected_tokens(n: int, share: float) -> float:

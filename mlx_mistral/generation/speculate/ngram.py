@@ -11,7 +11,7 @@ SHORTEST = 4
 """Tokens that have to agree before what followed them is worth a guess."""
 LONGEST = 16
 """Agreement is counted up to here."""
-CANDIDATES = 8
+CANDIDATES = 4
 """Latest places that are compared."""
 STRAY = 3
 """Tokens in a row that may differ from the source before it is given up."""
@@ -54,19 +54,26 @@ class NgramDrafter:
             return match
         return 0 if self._source is not None and self._copied >= LONGEST else None
 
+    def guess(self) -> int | None:
+        """What follows the place that `match` found; None: nothing."""
+        return None if self._source is None else self._ids[self._source]
+
     def propose(self, n: int, sampler: Sampler | None = None) -> list[int]:
         """What follows the place that `match` found."""
         return [] if self._source is None else self._copy(self._source, n)
 
     def _longest_agreement(self) -> tuple[int | None, int]:
         """The place behind the longest one, the latest where several are as long."""
-        end = len(self._ids)
-        known = self._places.get(self._last(), []) if end >= SHORTEST else []
-        places = known[-CANDIDATES - 1 : -1]  # the last is the end of the text itself
-        if self._source is not None and not self._strayed:
-            places.append(self._source)
+        if len(self._ids) < SHORTEST:
+            return None, 0
         best, length = None, SHORTEST - 1
-        for place in reversed(places):
+        if self._source is not None and not self._strayed:
+            length = self._agreement(self._source)
+            if length == LONGEST:
+                return self._source, length
+            best, length = (self._source, length) if length >= SHORTEST else (None, SHORTEST - 1)
+        places = self._places[self._last()]
+        for place in places[-2 : -CANDIDATES - 2 : -1]:  # the last is the end of the text itself
             agreed = self._agreement(place)
             if agreed > length:
                 best, length = place, agreed
@@ -75,8 +82,12 @@ class NgramDrafter:
     def _agreement(self, place: int) -> int:
         ids, end = self._ids, len(self._ids)
         longest = min(LONGEST, place)
-        pairs = ((ids[place - i], ids[end - i]) for i in range(1, longest + 1))
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), longest)
+        if ids[place - longest : place] == ids[end - longest :]:
+            return longest
+        agreed = 0
+        while ids[place - 1 - agreed] == ids[end - 1 - agreed]:
+            agreed += 1
+        return agreed
 
     def _copy(self, place: int, n: int) -> list[int]:
         """What follows a place; behind the end of the text, what the copy itself has written."""
