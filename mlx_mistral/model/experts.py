@@ -8,10 +8,12 @@ Source: arXiv:2401.04088, section 2.1; mistral-inference, moe.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_mistral.config import ModelConfig
 
@@ -70,7 +72,8 @@ class Experts(nn.Module):
         if chosen.size >= SORT_FROM * self._num_experts:
             rows = self._rows_of_a_block(chosen.size)
             return self._in_blocks(x, chosen, rows) if rows else self._sorted(x, chosen)
-        return self._run(x[..., None, None, :], chosen, False).squeeze(-2)
+        into, out_of = _rows(chosen.shape) if chosen.ndim == 2 else (None, None)
+        return self._run(x[..., None, None, :], chosen, False, into, out_of).squeeze(-2)
 
     def _sorted(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Tokens in the order of their experts, so that each matrix is read once."""
@@ -96,9 +99,16 @@ class Experts(nn.Module):
         out = self._run(of_blocks, blocks.experts, True).flatten(0, 1)
         return out[blocks.places].reshape(*chosen.shape, -1)
 
-    def _run(self, x: mx.array, chosen: mx.array, is_sorted: bool) -> mx.array:
-        gate, up = self.gate_proj(x, chosen, is_sorted), self.up_proj(x, chosen, is_sorted)
-        return self.down_proj(swiglu(gate, up), chosen, is_sorted)
+    def _run(
+        self,
+        x: mx.array,
+        chosen: mx.array,
+        is_sorted: bool,
+        into: mx.array | None = None,
+        out_of: mx.array | None = None,
+    ) -> mx.array:
+        gate, up = (one(x, chosen, is_sorted, into) for one in (self.gate_proj, self.up_proj))
+        return self.down_proj(swiglu(gate, up), chosen, is_sorted, out_of)
 
 
 class ExpertLinear(nn.Module):
@@ -110,16 +120,24 @@ class ExpertLinear(nn.Module):
         shape = (num_experts, output_dims, input_dims)
         self.weight = mx.random.uniform(low=-bound, high=bound, shape=shape)
 
-    def __call__(self, x: mx.array, chosen: mx.array, is_sorted: bool = False) -> mx.array:
-        """Shapes: (..., 1, in), experts (...) -> (..., 1, out)."""
+    def __call__(
+        self,
+        x: mx.array,
+        chosen: mx.array,
+        is_sorted: bool = False,
+        rows: mx.array | None = None,
+    ) -> mx.array:
+        """Shapes: (..., 1, in), experts (...), rows of x (...) -> (..., 1, out).
+
+        rows: which of x goes through each expert; None: MLX makes the list itself, each time.
+        """
         weight = self.weight
         if weight.dtype != mx.float32 and _on_cpu():
             # The CPU backend gathers float32 alone. Slow, but `--dtype` means what it says.
-            return self._gather(x.astype(mx.float32), weight.astype(mx.float32), chosen, is_sorted)
-        return self._gather(x, weight, chosen, is_sorted)
-
-    def _gather(self, x: mx.array, weight: mx.array, chosen: mx.array, is_sorted: bool) -> mx.array:
-        out = mx.gather_mm(x, weight.swapaxes(-1, -2), rhs_indices=chosen, sorted_indices=is_sorted)
+            x, weight = x.astype(mx.float32), weight.astype(mx.float32)
+        out = mx.gather_mm(
+            x, weight.swapaxes(-1, -2), rows, rhs_indices=chosen, sorted_indices=is_sorted
+        )
         return out.astype(self.weight.dtype)
 
     def to_quantized(
@@ -148,13 +166,20 @@ class QuantizedExpertLinear(nn.Module):
         self.biases = biases[0] if biases else None
         self.freeze()
 
-    def __call__(self, x: mx.array, chosen: mx.array, is_sorted: bool = False) -> mx.array:
-        """Shapes: (..., 1, in), experts (...) -> (..., 1, out)."""
+    def __call__(
+        self,
+        x: mx.array,
+        chosen: mx.array,
+        is_sorted: bool = False,
+        rows: mx.array | None = None,
+    ) -> mx.array:
+        """As an ExpertLinear."""
         return mx.gather_qmm(
             x,
             self["weight"],
             self["scales"],
             self.get("biases"),
+            rows,
             rhs_indices=chosen,
             transpose=True,
             group_size=self.group_size,
@@ -162,6 +187,14 @@ class QuantizedExpertLinear(nn.Module):
             mode=self.mode,
             sorted_indices=is_sorted,
         )
+
+
+@lru_cache(maxsize=64)
+def _rows(shape: tuple[int, int]) -> tuple[mx.array, mx.array]:
+    """Which row each chosen expert gets of B rows, and then of B * k. Shapes: (B, k) each."""
+    n, k = shape
+    out_of = np.arange(n * k, dtype=np.uint32).reshape(n, k)
+    return mx.array(out_of // k), mx.array(out_of)
 
 
 def _on_cpu() -> bool:

@@ -57,6 +57,7 @@ class Text:
             self.window,
             self.padding,
         )
+        expected = expected.swapaxes(1, 2).reshape(out.shape)
         assert np.abs(np.array(out) - expected).max() < TOLERANCE
 
 
