@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -48,11 +49,18 @@ class StreamedExperts(nn.Module):
     """
 
     def __init__(
-        self, stream: ExpertStream, layer: int, n_experts: int, next_router: NextRouter | None
+        self,
+        stream: ExpertStream,
+        layer: int,
+        n_experts: int,
+        next_router: NextRouter | None,
+        block_rows: Callable[[int], int],
     ) -> None:
+        """block_rows: of how many rows resident experts make blocks of so many routed tokens."""
         super().__init__()
         self._stream, self._layer, self._n_experts = stream, layer, n_experts
         self._next_router = next_router
+        self._block_rows = block_rows
 
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
@@ -73,6 +81,7 @@ class StreamedExperts(nn.Module):
         """Shapes: (N, dim) -> (N * k, dim), in the order of the choices."""
         stream, top_k = self._stream, chosen.shape[-1]
         is_sorted = chosen.size >= SORT_FROM * self._n_experts
+        block_rows = self._block_rows(chosen.size) if is_sorted else 0
         shares = {expert: len(places) / x.shape[0] for expert, places in rows.items()}
         order = [(self._layer, expert) for expert in stream.turn(self._layer, shares)]
         parts, begun, at_once = [], 0, False
@@ -89,8 +98,9 @@ class StreamedExperts(nn.Module):
                     if number == 0:
                         at_once = begun == len(order) and not is_sorted
                 slot = stream.take(key)
-                part = x if x.shape[0] == 1 else x[mx.array(rows[key[1]] // top_k)]
-                parts.append(slot(part[:, None], is_sorted).squeeze(-2))
+                tokens = rows[key[1]] // top_k
+                part = slot(_in_blocks(x, tokens, block_rows), is_sorted).flatten(0, 1)
+                parts.append(part[: len(tokens)])
                 if not at_once:
                     mx.eval(parts[-1])
                     stream.release([key])
@@ -105,3 +115,14 @@ class StreamedExperts(nn.Module):
         """The next layer's top-k for each token, the most wanted first. Shapes: (N, E)."""
         best = np.argpartition(scores, -top_k, axis=-1)[:, -top_k:]
         return [(self._layer + 1, one) for one, _ in Counter(best.ravel().tolist()).most_common()]
+
+
+def _in_blocks(x: mx.array, tokens: np.ndarray, rows: int) -> mx.array:
+    """Some rows, in blocks as the resident experts' are: other sizes round differently.
+
+    The last block is filled up with rows that nobody looks at. rows: 0: each by itself.
+    Shapes: (N, dim) -> (n, rows, dim).
+    """
+    if rows:
+        return x[mx.array(np.resize(tokens, (-(-len(tokens) // rows), rows)))]
+    return (x if x.shape[0] == 1 else x[mx.array(tokens)])[:, None]

@@ -94,7 +94,7 @@ class Slot:
         return True
 
     def __call__(self, x: mx.array, is_sorted: bool) -> mx.array:
-        """The expert at work, as one in a stack of its own. Shapes: (n, 1, dim) -> the same."""
+        """The expert at work, as one in a stack of its own. Shapes: (n, rows, dim) -> the same."""
         chosen = mx.zeros((x.shape[0],), mx.uint32)
         module = self._modules
         gate = module["gate_proj"](x, chosen, is_sorted)

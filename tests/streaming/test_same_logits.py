@@ -46,6 +46,17 @@ def test_every_layout_gives_the_logits_of_the_resident_model(kind: str, tmp_path
         model.streaming.close()
 
 
+@pytest.mark.parametrize("kind", ["hf-f32", "mlx-affine-4"])
+@pytest.mark.parametrize("n", [16, 140, 700])
+def test_many_tokens_are_worked_on_as_by_the_resident_model(
+    kind: str, n: int, tmp_path: Path
+) -> None:
+    """So many that the resident experts work on blocks of them, of several sizes."""
+    folder = FOLDERS[kind](tmp_path / kind)
+    expected = logits(load_model(folder), [n, 1])
+    assert np.array_equal(logits(load_streaming(folder, slots=3), [n, 1]), expected)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["hf-f32", "hf-bf16-sharded", "mlx-affine-3"])
 def test_every_dtype_of_activations_does(kind: str, dtype: str, tmp_path: Path) -> None:
