@@ -15,6 +15,7 @@ from mlx_mistral.generation.prefill import Progress
 from mlx_mistral.memory.governor import Tell, log
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
+from mlx_mistral.tuning import prefill_tokens
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -51,7 +52,7 @@ def batch_generate(
     stop: Sequence[str] = (),
     context: int | None = None,
     kv_bits: int | None = None,
-    prefill_step_size: int = 512,
+    prefill_step_size: int | None = None,
     progress: Progress | None = None,
     max_batch: int = 32,
     tell: Tell = log,
@@ -75,7 +76,7 @@ def batch_generate(
         max_batch=max_batch,
         context=context,
         kv_bits=kv_bits,
-        prefill_step_size=prefill_step_size,
+        prefill_step_size=prefill_step_size or prefill_tokens(model.config, model.dtype),
         progress=progress,
         tell=tell,
     )

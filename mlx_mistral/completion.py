@@ -20,6 +20,7 @@ from mlx_mistral.generation.speculate import Counts, generate_with_drafts
 from mlx_mistral.memory.governor import Tell, governor_of, log, model_limits, text_bytes
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
+from mlx_mistral.tuning import prefill_tokens
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -65,7 +66,7 @@ def stream_generate(
     prompt_cache: Sequence[KVCache] | None = None,
     context: int | None = None,
     kv_bits: int | None = None,
-    prefill_step_size: int = 512,
+    prefill_step_size: int | None = None,
     progress: Progress | None = None,
     speculate: bool = False,
     draft_model: Model | None = None,
@@ -84,6 +85,8 @@ def stream_generate(
     context: bounds the cache to this many tokens, prompt and reply together.
     kv_bits: 8 or 4 holds keys and values in so many bits; for a cache that is given, it has
         been said when that was made.
+    prefill_step_size: prompt tokens that are read at a time; None: as `bench --sweep` measured for
+        such a model on this machine, else by a rule. Rounding depends on it, nothing else.
     progress: called with the prompt tokens read so far and their total.
     speculate: draft tokens from the text so far and check several a pass; the reply is the same.
     draft_model: let this smaller model of the same tokenizer write the drafts.
@@ -101,11 +104,12 @@ def stream_generate(
     cache = prompt_cache or model.make_cache(context=context, kv_bits=kv_bits)
     text = ReplyText(tokenizer, stop)
     clock = Clock(len(ids))
+    step_size = prefill_step_size or prefill_tokens(model.config, model.dtype)
     options: _CommonOptions = {
         "cache": cache,
         "sampling": Sampling(**sampling),
         "max_tokens": max_tokens,
-        "prefill_step_size": prefill_step_size,
+        "prefill_step_size": step_size,
         "progress": progress,
         "may_go_on": None,
     }
@@ -114,7 +118,7 @@ def stream_generate(
     governor = governor_of(model, cache, tell=tell, spare=spare, reserved_bytes=drafting)
     if governor is not None:
         governor.check(len(ids))
-        options["prefill_step_size"] = partial(governor.chunk, prefill_step_size)
+        options["prefill_step_size"] = partial(governor.chunk, step_size)
         options["may_go_on"] = governor.may_go_on
     steps: Generator[Step, None, None]
     if speculate or draft_model is not None:
@@ -164,7 +168,7 @@ class GenerationOptions(SamplingOptions, total=False):
     prompt_cache: Sequence[KVCache] | None
     context: int | None
     kv_bits: int | None
-    prefill_step_size: int
+    prefill_step_size: int | None
     progress: Progress | None
     speculate: bool
     draft_model: Model | None

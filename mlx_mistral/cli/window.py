@@ -60,8 +60,9 @@ def open_window(args: argparse.Namespace) -> None:
 
 def _caches(preferences: Preferences) -> PromptCacheStore | None:
     """Where long conversations are kept as they were read, unless that is not wanted."""
+    from mlx_mistral.files.home import home
     from mlx_mistral.prompt_cache import PromptCacheStore
-    from mlx_mistral.sessions.places import PROMPT_CACHES, home
+    from mlx_mistral.sessions.places import PROMPT_CACHES
 
     if preferences.keep_cache is False:
         return None

@@ -1,1 +1,1 @@
-"""Files that a stranger wrote: opened, bounded and parsed before anything trusts them."""
+"""Files of strangers, opened, bounded and parsed before anything trusts them; where ours lie."""

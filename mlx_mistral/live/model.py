@@ -19,6 +19,7 @@ from mlx_mistral.memory.weights import weights_in_memory
 from mlx_mistral.model import Model, fuse
 from mlx_mistral.text import load_tokenizer
 from mlx_mistral.text.spoken import Spoken
+from mlx_mistral.tuning import prefill_tokens
 
 from .commands import Load
 from .events import Loading, ModelFacts, Noted
@@ -46,7 +47,7 @@ class LiveModel:
         self.cache_bits: int | None = None
         self.prefix = self._new_cache()
         """Of the conversation."""
-        self.pace = Pace(time.perf_counter)
+        self.pace = Pace(time.perf_counter, prefill_tokens(model.config, model.dtype))
         self.spoken = Spoken(tokenizer)
 
     def cache(self, bits: int | None) -> PrefixCache:

@@ -15,10 +15,11 @@ class Pace:
     text is mostly cut alike.
 
     now: seconds from any start.
+    largest: tokens of a chunk, however quick the model is.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], float], largest: int = LARGEST) -> None:
+        self._now, self._largest = now, largest
         self._size = FIRST
         self._done = 0
         self._begun = now()
@@ -41,12 +42,12 @@ class Pace:
             self.seconds_per_token = seconds / n
             self._choose(LAYER_SECONDS * n_layers / max(self.seconds_per_token, 1e-9))
 
-    def chunk(self, largest: int = LARGEST) -> int:
+    def chunk(self) -> int:
         """Tokens of the next chunk."""
-        return min(self._size, largest)
+        return min(self._size, self._largest)
 
     def _choose(self, most: float) -> None:
         wanted = SMALLEST
-        while wanted < LARGEST and 2 * wanted <= most:
+        while wanted < self._largest and 2 * wanted <= most:
             wanted *= 2
         self._size = min(wanted, GROWTH * self._size)

@@ -18,8 +18,6 @@ from .model import LiveModel
 from .thinking import to_chat
 from .watcher import Watcher
 
-PREFILL_STEP = 512
-
 
 class Stopped(Exception):
     """Someone asked for the end of what is going on."""
@@ -116,7 +114,7 @@ class ReplyMaker:
             governor.check(total)
 
         def chunk() -> int:
-            wanted = pace.chunk(PREFILL_STEP)
+            wanted = pace.chunk()
             return wanted if governor is None else governor.chunk(wanted)
 
         steps = generate_ids(

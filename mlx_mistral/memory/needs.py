@@ -8,6 +8,7 @@ from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.checkpoint.headers import Headers
 from mlx_mistral.config import ModelConfig, arithmetic
 from mlx_mistral.config.quantization import KV_BITS
+from mlx_mistral.tuning import prefill_tokens
 
 from .chips import Chip
 from .plan import MemoryPlan, max_context, plan_memory
@@ -41,6 +42,8 @@ class ModelNeeds:
     """Of these, what one token reads."""
     loading_bytes: int = 0
     gathers_float32: bool = False
+    prefill_tokens: int = PREFILL_TOKENS
+    """Of a prompt that are read at a time, where no plan says otherwise."""
     uniform_bytes: tuple[tuple[int, int], ...] = ()
     """Bits, and the bytes of the weights were they quantized to them; for unquantized models."""
 
@@ -56,6 +59,7 @@ class ModelNeeds:
             read_bytes=weights_read(headers.config, parameters, size),
             loading_bytes=loading_bytes(parameters, dtype),
             gathers_float32=(not on_gpu and dtype != "float32" and holds_plain_experts(parameters)),
+            prefill_tokens=prefill_tokens(headers.config, dtype),
             uniform_bytes=tuple(
                 (bits, uniform_weights_in_memory(parameters, bits, size))
                 for bits in (FEWER_BITS if is_plain else ())
@@ -76,6 +80,7 @@ class ModelNeeds:
             weights_bytes=size * n_weights,
             read_bytes=unquantized_weights_read(config, size),
             gathers_float32=not on_gpu and dtype != "float32" and config.moe is not None,
+            prefill_tokens=prefill_tokens(config, dtype),
             uniform_bytes=tuple(
                 (bits, matrix_bytes_in_memory(everything, uniform(bits), size))
                 for bits in FEWER_BITS
@@ -92,7 +97,7 @@ class ModelNeeds:
         budget_bytes: int,
         kv_bits: int | None = None,
         *,
-        prefill_tokens: int = PREFILL_TOKENS,
+        prefill_tokens: int | None = None,
     ) -> MemoryPlan:
         """Raises: ContextError: the model has no such context."""
         return plan_memory(
@@ -104,7 +109,7 @@ class ModelNeeds:
             gathers_float32=self.gathers_float32,
             loading_bytes=self.loading_bytes,
             kv_bits=kv_bits,
-            prefill_tokens=prefill_tokens,
+            prefill_tokens=prefill_tokens or self.prefill_tokens,
         )
 
     def max_context(
@@ -112,7 +117,7 @@ class ModelNeeds:
         budget_bytes: int,
         kv_bits: int | None = None,
         *,
-        prefill_tokens: int = PREFILL_TOKENS,
+        prefill_tokens: int | None = None,
     ) -> int:
         """The longest context that fits; 0 where not even one token does."""
         return max_context(
@@ -123,7 +128,7 @@ class ModelNeeds:
             gathers_float32=self.gathers_float32,
             loading_bytes=self.loading_bytes,
             kv_bits=kv_bits,
-            prefill_tokens=prefill_tokens,
+            prefill_tokens=prefill_tokens or self.prefill_tokens,
         )
 
     def fitting_kv_bits(self, context: int, budget_bytes: int) -> int | None:
@@ -142,6 +147,7 @@ class ModelNeeds:
                 context=context,
                 budget_bytes=budget_bytes,
                 activation_bytes=self.activation_bytes,
+                prefill_tokens=self.prefill_tokens,
             )
             if plan.fits:
                 return bits

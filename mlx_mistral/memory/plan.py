@@ -16,7 +16,7 @@ from mlx_mistral.config.fields import MAX_DIMENSION
 from mlx_mistral.errors import ContextError
 
 from .cache import cache_bytes
-from .workspace import PREFILL_TOKENS, workspace_bytes
+from .workspace import workspace_bytes
 
 DEFAULT_CONTEXT = 32768
 
@@ -50,7 +50,7 @@ def plan_memory(
     gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
+    prefill_tokens: int | None = None,
 ) -> MemoryPlan:
     """The plan for weights that will take `weights_bytes` in memory.
 
@@ -89,7 +89,7 @@ def max_context(
     gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
+    prefill_tokens: int | None = None,
 ) -> int:
     """The longest context whose plan fits the budget; 0 where not even one token does.
 

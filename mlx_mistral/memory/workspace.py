@@ -1,7 +1,7 @@
 """Bytes that are held for a moment: while a chunk of the prompt is read, or a token is made.
 
 What the formulas assume:
-- One text, read in chunks of `PREFILL_TOKENS`.
+- One text, read in chunks of as many tokens as `tuning` says.
 - Attention is not fused: the scores of all heads over a block of queries and all that it sees
   are written out, as on the CPU backend. Fused kernels on a GPU write none of them, so there
   the sum is too large by them; nothing has been measured there, and what the device
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.model.blocked import UNFUSED_ROWS
+from mlx_mistral.tuning import PREFILL_TOKENS as PREFILL_TOKENS
+from mlx_mistral.tuning import rule
 
 from .cache import cache_bytes, pair_bytes, ring_bytes, stored_bytes
 
-PREFILL_TOKENS = 512
-"""Tokens of a prompt that generation reads at a time."""
 BLOCKS_AT_ONCE = 4
 """Of attention's blocks of queries, those that MLX holds together."""
 CHAT_PLACES = 2
@@ -40,7 +40,7 @@ def workspace_bytes(
     gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
-    prefill_tokens: int = PREFILL_TOKENS,
+    prefill_tokens: int | None = None,
 ) -> int:
     """The most that MLX holds beside weights and cache, for a text of `context` tokens.
 
@@ -50,10 +50,10 @@ def workspace_bytes(
         the CPU backend needs.
     loading_bytes: what loading holds beside the weights; no cache and no text are there yet.
     kv_bits: of a quantized cache, whose keys and values are dequantized for each chunk.
-    prefill_tokens: of a chunk.
+    prefill_tokens: of a chunk; None: as many as where nothing was measured.
     """
     b = activation_bytes
-    n_new = min(prefill_tokens, context)
+    n_new = min(prefill_tokens or rule(config), context)
     rings = (1 + kept_places) * ring_bytes(config, context, b, kv_bits)
     grown = stored_bytes(config, context, b, kv_bits) if None in config.windows else 0
     passing = max(

@@ -3,8 +3,9 @@
 Several windows read and write one `Store`.
 """
 
+from mlx_mistral.files.home import home
+
 from .export import export_json, export_markdown, import_file, import_json
-from .places import home
 from .plain_text import Snippet
 from .preferences import Preferences, default_path, load_preferences, save_preferences
 from .rows import Session

@@ -1,25 +1,5 @@
-"""Where conversations, preferences and prompt caches lie on this machine."""
-
-from __future__ import annotations
-
-import os
-import sys
-from collections.abc import Mapping
-from pathlib import Path
+"""What the files of conversations, preferences and prompt caches are called, at home."""
 
 DATABASE = "sessions.sqlite3"
 PREFERENCES = "settings.toml"
 PROMPT_CACHES = "prompt_caches"
-
-
-def home(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """The folder of all of them: $MLX_MISTRAL_HOME, or the platform's folder for programs' data.
-
-    Source: the XDG Base Directory Specification, by which a relative path counts as none.
-    """
-    if chosen := environment.get("MLX_MISTRAL_HOME"):
-        return Path(chosen).expanduser().absolute()
-    if platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "mlx-mistral"
-    data = Path(environment.get("XDG_DATA_HOME", ""))
-    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "mlx-mistral"

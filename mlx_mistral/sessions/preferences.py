@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from mlx_mistral.errors import SessionError
+from mlx_mistral.files.home import home
 from mlx_mistral.files.untrusted import shown
 
-from .places import PREFERENCES, home
+from .places import PREFERENCES
 from .plain_text import storable
 from .whole_file import write_whole
 

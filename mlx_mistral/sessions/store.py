@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 
 from mlx_mistral.errors import SessionError
+from mlx_mistral.files.home import home
 
 from . import rows
 from .codec import Setting, settings_of, statistics_json, to_json, token_ids_blob
 from .database import Database
-from .places import DATABASE, home
+from .places import DATABASE
 from .plain_text import storable, title_of
 from .rows import Session
 from .search import Hit, has_full_text, search, set_index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import takewhile
 
 import pytest
@@ -14,6 +15,7 @@ from mlx_mistral.errors import CacheError, ContextError
 from mlx_mistral.live.commands import Message
 from mlx_mistral.live.events import Finished, Piece, Reading
 from mlx_mistral.live.model import LiveModel
+from mlx_mistral.live.pace import Pace
 from mlx_mistral.live.reply import Stopped
 from mlx_mistral.model.transformer import Decoder
 from tests.live.live_models import (
@@ -129,11 +131,9 @@ def test_switching_between_branches_of_a_windowed_model_reads_only_what_is_new()
     assert text_of(told) == fresh(target, ids_of(replies["one"]))
 
 
-def test_a_long_conversation_read_at_once_can_be_edited_near_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("mlx_mistral.live.reply.PREFILL_STEP", 32)
+def test_a_long_conversation_read_at_once_can_be_edited_near_its_end() -> None:
     target = live(MODELS["windowed"])
+    target.pace = Pace(time.perf_counter, 32)
     messages = [user("word " * 60), assistant("yes"), user("more " * 5)]
     make(target, asked(*messages))
     told = make(target, asked(*messages[:2], user("less")))

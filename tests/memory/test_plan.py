@@ -19,8 +19,10 @@ from mlx_mistral.cache.prefix import PrefixCache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError
 from mlx_mistral.memory import MemoryPlan, cache_bytes, max_context, plan_memory, workspace_bytes
-from mlx_mistral.memory.workspace import CHAT_PLACES, PREFILL_TOKENS
+from mlx_mistral.memory.needs import ModelNeeds
+from mlx_mistral.memory.workspace import CHAT_PLACES
 from mlx_mistral.model import Model
+from mlx_mistral.tuning import prefill_tokens, rule
 from tests.tiny import FAMILIES, MOE, LetterTokenizer, random_ids, tiny_config, tiny_model
 
 SCALED: dict[str, Any] = {
@@ -241,7 +243,10 @@ def test_a_context_that_the_model_does_not_have_is_refused(context: int) -> None
 
 
 def test_a_plan_reckons_with_what_generation_does() -> None:
-    default = inspect.signature(stream_generate).parameters["prefill_step_size"].default
-    assert default == PREFILL_TOKENS
+    assert inspect.signature(stream_generate).parameters["prefill_step_size"].default is None
+    for family in ("mistral", "mixtral"):
+        config = tiny_config(**FAMILIES[family])
+        needs = ModelNeeds.of_unquantized(config, dtype="float32", on_gpu=False)
+        assert needs.prefill_tokens == prefill_tokens(config, mx.float32) == rule(config)
     kept = inspect.signature(PrefixCache).parameters["max_places"].default
     assert kept == CHAT_PLACES

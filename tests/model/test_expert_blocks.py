@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import FAMILIES, tiny_config, tiny_model
 
 from mlx_mistral.model import experts
 from mlx_mistral.model.expert_blocks import FEWEST_ROWS, MOST_ROWS, arrange, block_rows
 from mlx_mistral.model.experts import Experts
+from tests.tiny import FAMILIES, tiny_config, tiny_model
 
 
 @settings(max_examples=40, deadline=None)
