@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
 
-from mlx_mistral.live.commands import Load
+from mlx_mistral.demo import model_path
+from mlx_mistral.live.commands import Load, Reply
 from mlx_mistral.live.engine import LiveEngine
-from mlx_mistral.live.events import Finished, Loaded, LoadFailed, Loading, Noted
+from mlx_mistral.live.events import (
+    Event,
+    Failed,
+    Finished,
+    Loaded,
+    LoadFailed,
+    Loading,
+    Noted,
+    Piece,
+)
 from mlx_mistral.live.model import load_live
 from mlx_mistral.streaming import StreamedModel
-from tests.live.live_models import Desk, asked, of, text_of, user
+from tests.live.live_models import Desk, asked, assistant, of, text_of, user
 
 DEMO = Load(model="demo")
 SMALL = 9_000_000
@@ -77,3 +92,72 @@ def test_what_has_no_room_even_so_is_refused_in_one_line() -> None:
         desk.engine.close()
     assert "memory budget is 1.00 MB" in failed
     assert "\n" not in failed
+
+
+class Disk:
+    """Reads of experts, which fail from a moment on."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self._read = os.preadv
+
+    def __call__(self, *arguments: Any) -> int:
+        if self.fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._read(*arguments)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The demo, to be damaged."""
+    copy = tmp_path / "model"
+    shutil.copytree(model_path(), copy)
+    return copy
+
+
+def test_files_that_go_wrong_in_mid_reply_end_it_in_one_line_and_the_chat_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count_from_here(monkeypatch)
+    disk, model = Disk(), folder / "model.safetensors"
+    monkeypatch.setattr(os, "preadv", disk)
+    desk, load = Desk(LiveEngine(memory=SMALL)), Load(model=str(folder))
+
+    def ask(id: int, begun: tuple[int, ...] = ()) -> Reply:
+        turns = (user("Who are you?"), assistant("A model."), user("Tell me about the sea."))
+        return asked(*turns, id=id, begun=begun, max_tokens=12, settings={"temperature": 0.0})
+
+    def fail_after_a_token(event: Event) -> None:
+        disk.fails |= isinstance(event, Piece)
+
+    def shrink_after_a_token(event: Event) -> None:
+        if isinstance(event, Piece):
+            os.truncate(model, model.stat().st_size // 4)
+
+    try:
+        desk.do(load)
+        expected = text_of(desk.do(ask(1)))
+        for id, harm, reason in (
+            (2, fail_after_a_token, "cannot be read: Input/output error"),
+            (3, shrink_after_a_token, "changed while its experts were read"),
+        ):
+            desk.on_event = harm
+            broken = desk.do(ask(id))
+            desk.on_event = lambda event: None
+            disk.fails = False
+            assert isinstance(broken[-1], Failed)
+            assert str(model) in broken[-1].error
+            assert reason in broken[-1].error
+            assert "\n" not in broken[-1].error
+            assert "" != text_of(broken) == expected[: len(text_of(broken))]
+            if harm is shrink_after_a_token:
+                assert isinstance(desk.do(ask(40))[-1], Failed)
+                shutil.copy(model_path() / model.name, model)
+                desk.do(load)
+            # What was said is kept, and the reply can be gone on with.
+            said = tuple(piece.token for piece in of(Piece, broken))
+            assert text_of(desk.do(ask(50 + id, begun=said))) == expected
+        model.unlink()
+        assert text_of(desk.do(ask(60))) == expected
+    finally:
+        desk.engine.close()
