@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 from collections.abc import Sequence
@@ -43,6 +44,12 @@ class Ours:
         self._cache: list[KVCache] = []
         self._places: list[Snapshot] = []
         self._before: list[int] = []
+
+    def having(self, **options: Any) -> Ours:
+        """The same model and cache, with other options."""
+        other = copy.copy(self)
+        other._options = self._options | options
+        return other
 
     @property
     def vocab_size(self) -> int:

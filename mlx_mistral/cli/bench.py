@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_mistral.errors import MlxMistralError
 
 from . import options
-from .bench_text import Report, sweep_lines
+from .bench_text import Report
 from .terminal import Progress, note, write_json, write_lines
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_to(commands: options.Commands) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw an .svg (or .png)")
     parser.add_argument(
         "--sweep", action="store_true",
-        help="try MLX settings that only a new process can have, and say which are best",
+        help="try sizes of a prompt's chunks and MLX's own settings; keep or say the best",
     )  # fmt: skip
     options.add_loading(parser)
     options.add_output(parser)
@@ -110,7 +110,9 @@ def run(args: argparse.Namespace) -> None:
     progress = Progress(quiet=args.quiet or args.json)
     try:
         if args.sweep:
-            _sweep(args, progress)
+            from .bench_sweep import sweep
+
+            sweep(args, progress)
             return
         report = _measure(args, progress)
     finally:
@@ -283,34 +285,3 @@ def _plot(
         bytes_per_second=bytes_per_second,
         flops_per_second=matrix_flops(dtype),
     )
-
-
-def _sweep(args: argparse.Namespace, progress: Progress) -> None:
-    """Raises: MlxMistralError: together with what only one process can do."""
-    from mlx_mistral.bench.sweep import best, sweep
-
-    for flag in ("against", "plot"):
-        if getattr(args, flag):
-            raise MlxMistralError(f"--sweep and --{flag} are measured apart; leave one out")
-    tried = sweep(_arguments(args), progress=progress.show)
-    progress.clear()
-    chosen = best(tried)
-    if args.json:
-        write_json(
-            {"sweep": [one.to_json() for one in tried], "best": [one.to_json() for one in chosen]}
-        )
-    else:
-        write_lines(sweep_lines(tried, chosen))
-
-
-def _arguments(args: argparse.Namespace) -> Sequence[str]:
-    """The command line again, for a process of its own."""
-    lists = {"-p": args.prompt_tokens, "-g": args.gen_tokens, "--depth": args.depth,
-             "--batch": args.batch}  # fmt: skip
-    words = [args.model, "-n", str(args.trials), "--pause", str(args.pause), "--fill", args.fill]
-    for flag, values in lists.items():
-        words += [flag, ",".join(map(str, values))]
-    for flag, value in (("--dtype", args.dtype), ("--memory", args.memory)):
-        if value is not None:
-            words += [flag, str(value)]
-    return [*words, *(["--speculate"] if args.speculate else [])]

@@ -10,6 +10,7 @@ from mlx_mistral.config.sizes import size_text as bytes_text
 
 if TYPE_CHECKING:
     from mlx_mistral.bench import Comparison, Result
+    from mlx_mistral.bench.chunks import TriedChunk
     from mlx_mistral.bench.sweep import Tried
 
 LABEL_WIDTH = 10
@@ -91,6 +92,17 @@ class Report:
         yield _label("versions", ", ".join(said))
         yield _label("method", f"median of {self.method['trials']} trials"
                      + (", in turn with " + self.against if self.against else ""))  # fmt: skip
+
+
+def chunk_lines(tried: Sequence[TriedChunk], best: int) -> list[str]:
+    """All sizes of a prompt's chunks, and the best; nothing where none was tried."""
+    if not tried:
+        return []
+    rows = [
+        (str(one.tokens), _speed(one.tps, one.tps_stdev), bytes_text(one.peak_memory_bytes))
+        for one in tried
+    ]
+    return [*table([("chunk", "tokens/s", "peak memory"), *rows]), "", f"chunks: {best} tokens", ""]
 
 
 def sweep_lines(tried: Sequence[Tried], chosen: Sequence[Tried]) -> list[str]:

@@ -11,7 +11,8 @@ import mlx.core as mx
 import pytest
 from command_line import Run, failed_in_one_line
 
-from mlx_mistral.bench import bandwidth, sweep
+from mlx_mistral import tuning
+from mlx_mistral.bench import bandwidth, chunks, sweep
 from mlx_mistral.cli.bench import counts
 
 KEYS = {
@@ -94,6 +95,24 @@ def test_a_sweep_ends_with_the_best_settings(
     assert ended.out.splitlines()[-1].startswith("tg4: MLX_MAX_MB_PER_BUFFER=")
     assert commands[0][4] == str(tiny)
     assert commands[0][-2:] == ["--json", "--quiet"]
+
+
+def test_a_sweep_tries_sizes_of_chunks_and_keeps_the_best(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = SimpleNamespace(stdout='{"results": [{"test": "pp8", "tps": 1}]}', stderr="")
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(chunks, "PROMPT_TOKENS", 200)
+    monkeypatch.setattr(chunks, "best_chunk", lambda tried, usual: tried[0])
+    monkeypatch.setenv("MLX_MISTRAL_HOME", str(tmp_path / "home"))
+    found = run("bench", tiny, "-p", "8", *QUICK, "--sweep", "--json").json
+    assert [one["tokens"] for one in found["chunks"]] == [128, 512]
+    assert all(one["tps"] > 0 for one in found["chunks"])
+    assert found["best_chunk"] == 128
+    assert list(tuning.read().values()) == [128]
+    said = run("bench", tiny, "-p", "8", *QUICK, "--sweep")
+    assert "chunks: 128 tokens" in said.out
+    assert str(tuning.path()) in said.err
 
 
 @pytest.mark.parametrize(
