@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from mlx_mistral.cache import Band, KVCache, Mask
 from mlx_mistral.cache.quantized import QuantizedRows, Rows
@@ -11,6 +10,7 @@ from mlx_mistral.config import ModelConfig
 
 from .blocked import FUSED_ROWS, UNFUSED_ROWS, blocked_attention
 from .fused import Fusable, is_one_token
+from .linear import Linear
 from .one_token import one_token_attention
 from .quantized_attention import dequantized, quantized_attention, reads_quantized
 from .rope import Position, RotaryEmbedding, Turns
@@ -32,10 +32,10 @@ class Attention(Fusable):
         self._heads = (config.n_heads, config.n_heads + config.n_kv_heads)
         self._scale = config.head_dim**-0.5
         query_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.dim, query_dim, bias=False)
-        self.k_proj = nn.Linear(config.dim, kv_dim, bias=False)
-        self.v_proj = nn.Linear(config.dim, kv_dim, bias=False)
-        self.o_proj = nn.Linear(query_dim, config.dim, bias=False)
+        self.q_proj = Linear(config.dim, query_dim, bias=False)
+        self.k_proj = Linear(config.dim, kv_dim, bias=False)
+        self.v_proj = Linear(config.dim, kv_dim, bias=False)
+        self.o_proj = Linear(query_dim, config.dim, bias=False)
         self.rope = RotaryEmbedding(config)
 
     def __call__(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .fused import Fusable, is_one_token
+from .linear import Linear
 
 
 class FeedForward(Fusable):
@@ -20,9 +20,9 @@ class FeedForward(Fusable):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(dim, hidden_dim, bias=False)
-        self.up_proj = nn.Linear(dim, hidden_dim, bias=False)
-        self.down_proj = nn.Linear(hidden_dim, dim, bias=False)
+        self.gate_proj = Linear(dim, hidden_dim, bias=False)
+        self.up_proj = Linear(dim, hidden_dim, bias=False)
+        self.down_proj = Linear(hidden_dim, dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         """(..., dim) -> (..., dim)."""

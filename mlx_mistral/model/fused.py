@@ -13,6 +13,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from .linear import Linear, QuantizedLinear
+
+FUSED = (nn.Linear, nn.QuantizedLinear, Linear, QuantizedLinear)
+
 
 class FusedLinear:
     """Several `nn.Linear` or `nn.QuantizedLinear` of one input and one stored form, as one.
@@ -104,7 +108,7 @@ class Fusable(nn.Module):
 
 
 def _form(module: nn.Module) -> tuple[object, ...] | None:
-    if type(module) not in (nn.Linear, nn.QuantizedLinear) or "bias" in module:
+    if type(module) not in FUSED or "bias" in module:
         return None
     stored = tuple((f, module[f].dtype, module[f].shape[1:]) for f in _fields(module))
     kind = tuple(getattr(module, name, None) for name in ("group_size", "bits", "mode"))

@@ -15,6 +15,7 @@ from .attention import Attention
 from .experts import SparseMoE
 from .feed_forward import FeedForward
 from .fingerprint import fingerprint
+from .linear import Linear
 from .norm import RMSNorm
 from .rope import Position, query_scale
 
@@ -38,7 +39,7 @@ class Model(nn.Module):
         self._config = config
         self.model = Decoder(config)
         if not config.tied_embeddings:
-            self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
 
     @property
     def reserved_bytes(self) -> int:
