@@ -44,6 +44,13 @@ class SharedPrefixes:
         with self._lock:
             self._texts.add(text)
 
+    def reusable(self, text: PrefixCache, ids: Sequence[int]) -> int:
+        """How many tokens `begin` would find. Changes nothing."""
+        with self._lock:
+            others = max((self._usable(one, ids) for one in self._alike(text)), default=0)
+            own = text.reusable(ids)
+            return others if others >= own + self._min_tokens else own
+
     def begin(
         self, text: PrefixCache, ids: Sequence[int], *, budget_bytes: int | None = None
     ) -> int:

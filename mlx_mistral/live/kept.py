@@ -54,6 +54,7 @@ class KeptReading:
             found = self._store.find(key, [*cache.ids[:held], -1])
             new = held - (found.tokens if found else 0)
             if new and new * live.pace.seconds_per_token >= self._worth_seconds:
+                live.shared.wake(cache, budget_bytes=live.model.budget_bytes)
                 self._store.save(
                     key, cache.ids, cache.layers, go_on=lambda: go_on() and time.monotonic() < until
                 )
@@ -70,11 +71,12 @@ class KeptReading:
         """
         if self._is_refused:
             return live.prefix
+        held = live.choose(ids)
         try:
             found = self._store.find(self._key(live), ids)
             if found is None:
                 return live.prefix
-            gain = found.tokens - live.prefix.reusable(ids)
+            gain = found.tokens - held
             if gain < MIN_TOKENS or gain * WORTH_SHARE < found.tokens:
                 return live.prefix
             live.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mlx_mistral.cache import KVCache, PrefixCache
@@ -23,6 +23,7 @@ from mlx_mistral.tuning import prefill_tokens
 
 from .commands import Load
 from .events import Loading, ModelFacts, Noted
+from .left import LeftTexts
 from .pace import Pace
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ MAX_PLACES = 16
 """Moments of a conversation to go back to past a wrap."""
 PLACES_SHARE = 32
 """One part in so many of the machine's memory may go to them."""
+LEFT_SHARE = 8
+"""The same for conversations that were left."""
 
 
 class LiveModel:
@@ -47,6 +50,8 @@ class LiveModel:
         self.cache_bits: int | None = None
         self.prefix = self._new_cache()
         """Of the conversation."""
+        self.shared = model.prefixes
+        self._left = LeftTexts(self.shared, self.memory_limit_bytes // LEFT_SHARE)
         self.pace = Pace(time.perf_counter, prefill_tokens(model.config, model.dtype))
         self.spoken = Spoken(tokenizer)
 
@@ -62,7 +67,28 @@ class LiveModel:
             except BaseException:
                 self.cache_bits = before
                 raise
+            self._left.clear()
         return self.prefix
+
+    def choose(self, ids: Sequence[int]) -> int:
+        """Makes `prefix` the text that a prompt goes on from; the one it was stays, if it can.
+
+        Returns how many tokens need not be read.
+        """
+        self.prefix = self._left.choose(self.prefix, ids, self._new_cache)
+        return self.shared.reusable(self.prefix, ids)
+
+    def begin(self, ids: Sequence[int]) -> int:
+        """Makes `prefix` hold a beginning of a prompt. Returns how many tokens that is."""
+        self.choose(ids)
+        budget_bytes = self.model.budget_bytes
+        return self.shared.begin(self.prefix, ids, budget_bytes=budget_bytes)
+
+    def end(self) -> None:
+        """A prompt and its reply are over."""
+        self.prefix.settle()
+        self.prefix.keep_place()
+        self.shared.end(self.prefix)
 
     def adopt(self, layers: list[KVCache], ids: list[int]) -> PrefixCache:
         """Takes caches that hold these ids in place of its own."""

@@ -88,9 +88,16 @@ class ReplyMaker:
         self._check()
         self._check_length(len(ids), cache)
         self._prepare(ids)
-        cache, pace = live.prefix, live.pace
-        reused = cache.begin(ids)
-        total = len(ids) - reused
+        reused = live.begin(ids)
+        try:
+            return self._read_and_draw(ids, reused, sampling)
+        finally:
+            live.end()
+            self._tell_experts()
+
+    def _read_and_draw(self, ids: list[int], reused: int, sampling: Sampling) -> str:
+        command, live = self._command, self._live
+        cache, pace, total = live.prefix, live.pace, len(ids) - reused
         self._figures.begin(cache, len(ids), reused)
 
         def read(done: int, _: int) -> None:
@@ -147,9 +154,6 @@ class ReplyMaker:
         finally:
             steps.close()
             self._watcher.listen(False)
-            cache.settle()
-            cache.keep_place()
-            self._tell_experts()
 
     def _check_length(self, n_tokens: int, cache: PrefixCache) -> None:
         """Before the cache forgets anything. Raises: MlxMistralError, ContextError."""

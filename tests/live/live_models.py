@@ -53,6 +53,8 @@ def tiny(kind: str) -> Model:
 
 
 def live(model: Model, *, context: int | None = None) -> LiveModel:
+    """As if just loaded: it shares nothing with what the model has read before."""
+    vars(model).pop("prefixes", None)
     return LiveModel(model, Letters(), FACTS, context)  # type: ignore[arg-type]
 
 

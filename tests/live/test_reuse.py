@@ -14,6 +14,7 @@ from mlx_mistral.completion import generate
 from mlx_mistral.errors import CacheError, ContextError
 from mlx_mistral.live.commands import Message
 from mlx_mistral.live.events import Finished, Piece, Reading
+from mlx_mistral.live.left import MIN_TOKENS
 from mlx_mistral.live.model import LiveModel
 from mlx_mistral.live.pace import Pace
 from mlx_mistral.live.reply import Stopped
@@ -75,7 +76,8 @@ def test_any_edits_and_branches_answer_like_a_fresh_read(kind: str, seed: int) -
         assert (progress.prompt_tokens, progress.reused_tokens) == (len(ids), last.reused)
         alike = sum(1 for _ in takewhile(lambda p: p[0] == p[1], zip(held, ids, strict=False)))
         if kind == "full":
-            assert last.reused == min(alike, len(ids) - 1)
+            is_left = len(held) - alike >= MIN_TOKENS
+            assert is_left or last.reused >= min(alike, len(ids) - 1)
         held = [*ids, *(piece.token for piece in of(Piece, told))][: progress.cache_tokens]
         branches.append([*messages, assistant(text_of(told))])
 
