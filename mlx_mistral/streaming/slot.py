@@ -78,6 +78,11 @@ class Slot:
     def is_complete(self) -> bool:
         return all(job.done() for job in self.jobs)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether something of it could not be read."""
+        return any(job.done() and (job.cancelled() or job.exception()) for job in self.jobs)
+
     def is_read_until(self, fence: mx.array) -> None:
         """What reads this slot is computed when `fence` is."""
         self.settle()  # of the passes before; the router's choice has waited for them

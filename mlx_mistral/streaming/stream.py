@@ -105,6 +105,10 @@ class ExpertStream:
         if not self._finalizer.alive:
             raise CheckpointError("this model's experts were closed; load it again")
         slot = self._slots.get(key)
+        if slot is not None and slot.has_failed:
+            # Of a guess, perhaps long ago: the disk may be there again.
+            self._call_off(key)
+            slot = None
         if slot is None:
             slot = self._room(key, guessed or ())
             if slot is None:

@@ -11,7 +11,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_mistral import Chat, load
 from mlx_mistral.checkpoint import load_model
+from mlx_mistral.demo import model_path
 from mlx_mistral.errors import CheckpointError
 from mlx_mistral.generation import Sampling, generate_ids
 from mlx_mistral.streaming import StreamedModel, load_streaming
@@ -100,24 +102,43 @@ def test_after_a_disk_error_the_chat_goes_on_where_it_was(
     assert texts(model, cache) == texts(resident, expected)
 
 
+def test_a_disk_error_in_mid_reply_leaves_a_chat_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, tokenizer = load("demo")
+    model = load_streaming(model_path(), slots=6)
+    whole, chat = (Chat(one, tokenizer, max_tokens=12) for one in (resident, model))
+    expected = "".join(piece.text for piece in whole.send("Who are you?"))
+    reply = chat.send("Who are you?")
+    next(reply)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", _fails)
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            list(reply)
+    assert [one["role"] for one in chat.messages] == ["user", "assistant"]
+    assert chat.messages[1]["content"] == expected[: len(chat.messages[1]["content"])] != ""
+    whole.messages[1] = dict(chat.messages[1])
+    expected = "".join(piece.text for piece in whole.send("Go on."))
+    assert "".join(piece.text for piece in chat.send("Go on.")) == expected
+
+
+def _fails(*arguments: Any) -> int:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
 def test_an_error_while_reading_ahead_counts_only_for_who_needs_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = load_streaming(folder, slots=3).streaming
     read = os.preadv
-
-    def fails(*arguments: Any) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "preadv", fails)
+    monkeypatch.setattr(os, "preadv", _fails)
     assert stream.begin((1, 0), guessed=[(1, 0)])
     assert stream.begin((0, 0))
     with pytest.raises(CheckpointError, match="Input/output error"):
         stream.take((0, 0))
     assert (0, 0) not in stream.resident
     monkeypatch.setattr(os, "preadv", read)
-    assert stream.begin((0, 0))
-    stream.take((0, 0))
+    for key in ((0, 0), (1, 0)):
+        assert stream.begin(key)
+        stream.take(key)
 
 
 def test_short_reads_are_continued(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
