@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,6 @@ def path() -> Path:
     return home() / FILE
 
 
-@lru_cache
 def key(config: ModelConfig, dtype: mx.Dtype | str) -> str:
     """Names an architecture with its quantization on this device; what the weights say is free."""
     device = (mx.default_device().type.name, mx.device_info().get("device_name", ""))
