@@ -84,7 +84,8 @@ class Totals:
 
 
 def timed(tokens: Iterable[int]) -> tuple[list[int], Took]:
-    made, began = [], (0.0, 0.0)
+    made: list[int] = []
+    began = 0.0, 0.0
     for token in tokens:
         if not made:
             began = time.perf_counter(), time.process_time()
@@ -172,7 +173,7 @@ def cell(values: Sequence[float | None]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", metavar="FOLDER", help="a model in place of the demo")
     parser.add_argument("--kind", choices=KINDS, action="append", help="kinds of text; all")
     parser.add_argument("--trials", type=int, default=5)

@@ -133,7 +133,7 @@ class DraftingDecoder:
                 mx.async_eval(following.token)
             elapsed = self._elapsed()
             if self.counts.tokens:
-                self._lengths.decoded(elapsed)
+                self._lengths.decoded(elapsed, is_followed=length == 0)
             if match is not None and guess is not None:
                 self._lengths.watched(match, was_right=guess == value)
             yield self._emit(value, pending.logits)
@@ -147,7 +147,6 @@ class DraftingDecoder:
             match, length = self._wanted()
             draft = self._drafter.propose(length, copy(self._sampler)) if length else []
             if not draft:
-                self._lengths.waited()
                 for one in self._cache:
                     one.allow_trim(0)  # plain passes are those of a text without drafts
                 following = self._follow(mx.array([value]))

@@ -20,10 +20,12 @@ LENGTHS = (3, 7, 15)
 they fill the widths that kernels come in."""
 ALLOWED_LOSS = 0.015
 """Share of the decoding time that drafts may have cost on balance."""
-ALLOWED_PASSES = 0.3
+ALLOWED_PASSES = 0.5
 """Plain passes that they may have cost besides, so that a short text can begin to draft."""
 FIRST_SLOPE = 0.1
 """What each drafted token is taken to add to a pass before one was timed."""
+WORST_SLOPE = 0.5
+"""What it may add as well, for all that is known then."""
 FIRST_SETUP = 1.0
 """What the first draft of a length, and the first token after drafts, are taken to cost besides:
 nothing runs meanwhile, and buffers or passes are made anew."""
@@ -72,7 +74,9 @@ class DraftLength:
         """Seconds of the last passes that checked so many drafted tokens."""
         self._return_cost = FIRST_SETUP
         self._tried: set[int] = set()
-        self._is_returning = False
+        self._is_alone = False
+        self._gap = 0.0
+        """What tokens around drafts have cost more than others."""
         self._since_draft = 0
         self._took = self._lost = 0.0
 
@@ -85,9 +89,9 @@ class DraftLength:
         best, most = 0, 1.0
         for n in self._lengths:
             cost = self.cost(n) + (1 - share**n) * self._return_cost
-            setup = 0.0 if n in self._tried else FIRST_SETUP
+            unknown = 0.0 if n in self._tried else FIRST_SETUP + n * self._doubt
             rate = expected_tokens(n, share) / cost
-            if rate > most and (1 - share) * (cost + setup - 1) <= room:
+            if rate > most and (1 - share) * (cost + unknown - 1) <= room:
                 best, most = n, rate
         return best
 
@@ -95,20 +99,23 @@ class DraftLength:
         """A token came that had been guessed, but not drafted."""
         self._kind(match).add(int(was_right), failed=not was_right)
 
-    def waited(self) -> None:
-        """A token was read before the next pass was built, and no draft followed it."""
-        self._is_returning = True
+    def decoded(self, seconds: float, *, is_followed: bool = True) -> None:
+        """A token was made without a draft.
 
-    def decoded(self, seconds: float) -> None:
-        """A token was made without a draft."""
-        if not self._is_returning or not self._plain:
+        is_followed: whether the next pass was under way when it was read. Where that was kept
+            back for a draft, the token comes sooner, and the first one after drafts later.
+        """
+        is_steady = is_followed and not self._is_alone
+        if is_steady or not self._plain:
             self._plain.append(seconds)
         cost = min(seconds / self._pass, SURPRISE)
         self._took += cost
-        if self._is_returning:
-            self._return_cost = max(0.0, cost - 1)
+        if not is_steady:
             self._lose(cost - 1)
-        self._is_returning = False
+            self._gap += cost - 1
+        if is_followed and self._is_alone:
+            self._return_cost, self._gap = max(0.0, self._gap), 0.0
+        self._is_alone = not is_followed
         self._since_draft += 1
         if self._since_draft == STALE_AFTER:
             self._checks.clear()
@@ -122,7 +129,7 @@ class DraftLength:
         is_usual: whether later passes of its kind take as long.
         """
         self._kind(match).add(accepted, failed=accepted < drafted)
-        self._since_draft, self._is_returning = 0, True
+        self._since_draft, self._is_alone = 0, True
         if not self._plain:
             return
         cost = min(seconds / self._pass, SURPRISE * (self.cost(drafted) + (not is_usual)))
@@ -146,6 +153,11 @@ class DraftLength:
         else:
             slope = max(0.0, (known[below] - 1) / below) if below else self._first_slope
         return known[below] + slope * (n - below)
+
+    @property
+    def _doubt(self) -> float:
+        """What a drafted token may add to a pass beyond its expected cost."""
+        return 0.0 if self._checks else WORST_SLOPE
 
     @property
     def _first_slope(self) -> float:
