@@ -17,6 +17,7 @@ from mlx_mistral.generation.clock import Clock
 from mlx_mistral.generation.decode import MayGoOn
 from mlx_mistral.generation.prefill import Progress, StepSize
 from mlx_mistral.generation.speculate import Counts, generate_with_drafts
+from mlx_mistral.generation.speculate.length import LENGTHS
 from mlx_mistral.memory.governor import Tell, governor_of, log, model_limits, text_bytes
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
@@ -115,13 +116,21 @@ def stream_generate(
     }
     n_most = cache[0].offset + len(ids) + max_tokens
     drafting = 0 if draft_model is None else text_bytes(draft_model, n_most)
-    governor = governor_of(model, cache, tell=tell, spare=spare, reserved_bytes=drafting)
+    drafts = speculate or draft_model is not None
+    governor = governor_of(
+        model,
+        cache,
+        tell=tell,
+        spare=spare,
+        reserved_bytes=drafting,
+        pass_tokens=1 + LENGTHS[-1] if drafts else 1,
+    )
     if governor is not None:
         governor.check(len(ids))
         options["prefill_step_size"] = partial(governor.chunk, step_size)
         options["may_go_on"] = governor.may_go_on
     steps: Generator[Step, None, None]
-    if speculate or draft_model is not None:
+    if drafts:
         steps = generate_with_drafts(
             model, ids, draft_model=draft_model, before=cached_ids, counts=draft_counts, **options
         )

@@ -25,7 +25,7 @@ from mlx_mistral.cache.fixed import round_up
 from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.config.sizes import size_text
-from mlx_mistral.errors import MemoryBudgetError
+from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
 from mlx_mistral.model import Model
 
 from .cache import cache_bytes, ring_bytes, stored_bytes
@@ -34,9 +34,14 @@ from .workspace import pass_bytes
 
 SMALLEST_CHUNK = 32
 """Tokens; before a prompt is read in smaller chunks, more of memory is freed."""
+DRAFTED_ROWS = 4
+"""Arrays of a number for each word that a drafted token adds to those of one draw: all rows'
+logits are there at once, while tokens are drawn from one after another."""
+MOST_ATTEMPTS = 1000
+"""Far more than there are chats to forget, chunks to halve and steps to take."""
 
 Tell = Callable[[str], None]
-"""Told each step down once, in a line."""
+"""Told each kind of step down once, in a line."""
 
 
 def log(line: str) -> None:
@@ -51,6 +56,7 @@ class Governor:
     budget_bytes: for all that MLX allocates.
     spare: frees what the caller could do without.
     reserved_bytes: will be taken by something else meanwhile.
+    pass_tokens: of the longest pass after the prompt's; several where drafts are checked.
     Nothing may be under way on the device when one is made.
     """
 
@@ -63,14 +69,15 @@ class Governor:
         tell: Tell = log,
         spare: Callable[[], None] | None = None,
         reserved_bytes: int = 0,
+        pass_tokens: int = 1,
     ) -> None:
         self._config, self._cache, self._budget = model.config, cache, budget_bytes
         self._size = model.dtype.size
         self._gathers = gathers_float32(model)
-        self._model, self._reserved = model, reserved_bytes
+        self._model, self._reserved, self._pass_tokens = model, reserved_bytes, pass_tokens
         self._tell, self._spare = tell, spare
         self._has_released = False
-        self._told_of_chunks = False
+        self._told: set[str] = set()
         self._sure_until = self._end = 0
         self._besides = 0
         self.measure()
@@ -83,7 +90,9 @@ class Governor:
     def check(self, n_tokens: int) -> None:
         """Before a prompt is read. Raises: MemoryBudgetError: it will not fit, whatever is done."""
         self._end = self._offset + n_tokens
-        while not self._could_fit() and not self._has_released:
+        for _ in _attempts():
+            if self._could_fit() or self._has_released:
+                break
             self._step_down()
             self.measure()
         if not self._could_fit():
@@ -101,11 +110,13 @@ class Governor:
         self.measure()
         wanted = max(1, min(wanted, self._end - self._offset))
         size = wanted
-        while not self._fits(size):
+        for _ in _attempts():
+            if self._fits(size):
+                break
             if self._forget_others():
                 self.measure()
             elif size > SMALLEST_CHUNK:
-                self._tell_of_chunks()
+                self._say("memory runs short: the prompt is read in smaller chunks")
                 size = max(size // 2, SMALLEST_CHUNK)
             elif self._step_down():
                 self.measure()
@@ -121,19 +132,22 @@ class Governor:
         return size
 
     def may_go_on(self) -> bool:
-        """Whether one token more can be decoded; most calls compare two numbers."""
-        if self._offset < self._sure_until:
+        """Whether one pass more can be made; most calls compare two numbers."""
+        n_new = self._pass_tokens
+        if self._offset + n_new <= self._sure_until:
             return True
-        while not self._fits(1):
+        for _ in _attempts():
+            if self._fits(n_new):
+                break
             if not self._step_down():
-                self._tell(
+                self._say(
                     f"the memory budget of {size_text(self._budget)} is used up: the reply ends "
                     f"at {self._offset} tokens; give more with --memory"
                 )
                 return False
-        if self._is_tight(1):
-            self._grow(1)
-        self._sure_until = round_up(self._offset + 1)
+        if self._is_tight(n_new):
+            self._grow(n_new)
+        self._sure_until = round_up(self._offset + n_new)
         return True
 
     @property
@@ -173,12 +187,22 @@ class Governor:
 
     def _pass(self, n_new: int, end: int, bits: int | None) -> int:
         """With the copies of rings that are written while a snapshot holds them."""
-        rings = ring_bytes(self._config, end, self._size, bits)
-        # What is decided for one token holds until the buffers grow.
-        seen = round_up(end) if n_new == 1 else end
-        return rings + pass_bytes(
-            self._config, n_new, seen, self._size, gathers_float32=self._gathers, kv_bits=bits
+        config, size = self._config, self._size
+        besides, passes = ring_bytes(config, end, size, bits), {n_new}
+        if n_new == self._pass_tokens:  # of decoding: what is decided holds until buffers grow
+            besides += self._drafting(bits)
+            end, passes = round_up(end), {n_new, 1}
+        return besides + max(
+            pass_bytes(config, n, end, size, gathers_float32=self._gathers, kv_bits=bits)
+            for n in passes
         )
+
+    def _drafting(self, bits: int | None) -> int:
+        """Rings with room to go back, and a draw for each token of a draft."""
+        n_drafted, config = self._pass_tokens - 1, self._config
+        n_rings = sum(window is not None for window in config.windows)
+        room = n_rings * stored_bytes(config, n_drafted, self._size, bits)
+        return room + n_drafted * 4 * DRAFTED_ROWS * config.vocab_size
 
     def _copied(self, end: int, bits: int | None) -> int:
         """One layer's buffers while they are copied, to grow or to be quantized."""
@@ -187,10 +211,10 @@ class Governor:
         n_copies = 1 if bits == self._narrowest() else 3
         return n_copies * stored_bytes(self._config, widest, self._size, bits)
 
-    def _tell_of_chunks(self) -> None:
-        if not self._told_of_chunks:
-            self._told_of_chunks = True
-            self._tell("memory runs short: the prompt is read in smaller chunks")
+    def _say(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._tell(line)
 
     def _step_down(self) -> bool:
         """Frees memory. False: all has been done."""
@@ -202,7 +226,7 @@ class Governor:
                 self._spare()
             mx.clear_cache()
             mx.set_cache_limit(0)
-            self._tell("memory runs short: what is kept for reuse is given back")
+            self._say("memory runs short: what is kept for reuse is given back")
             return True
         narrower = [bits for bits in self._narrower() if bits < (self._bits or 16)]
         if not narrower or not isinstance(self._cache, MutableSequence):
@@ -212,7 +236,7 @@ class Governor:
             del one
             mx.eval(self._cache[i].state)
         mx.clear_cache()
-        self._tell(f"memory runs short: the cache is quantized to {narrower[0]} bits")
+        self._say(f"memory runs short: the cache is quantized to {narrower[0]} bits")
         return True
 
     def _forget_others(self) -> bool:
@@ -221,7 +245,7 @@ class Governor:
             return False
         self._besides = max(0, self._besides - freed)
         mx.clear_cache()
-        self._tell("memory runs short: chats at rest will be read again when they go on")
+        self._say("memory runs short: chats at rest will be read again when they go on")
         return True
 
     def _narrower(self) -> tuple[int, ...]:
@@ -238,6 +262,16 @@ class Governor:
                 mx.eval(one.state)
 
 
+def _attempts() -> Iterator[None]:
+    """Raises: MlxMistralError: memory is reckoned wrong, so that no step would ever be enough."""
+    for _ in range(MOST_ATTEMPTS):
+        yield
+    raise MlxMistralError(
+        f"{MOST_ATTEMPTS} steps in a row made no room for one pass; this is a mistake in the "
+        "program: report it, with the model and the budget"
+    )
+
+
 def governor_of(
     model: Model,
     cache: Sequence[KVCache],
@@ -245,12 +279,19 @@ def governor_of(
     tell: Tell = log,
     spare: Callable[[], None] | None = None,
     reserved_bytes: int = 0,
+    pass_tokens: int = 1,
 ) -> Governor | None:
     """What watches over a text of a model that has a budget."""
     if model.budget_bytes is None:
         return None
     return Governor(
-        model, cache, model.budget_bytes, tell=tell, spare=spare, reserved_bytes=reserved_bytes
+        model,
+        cache,
+        model.budget_bytes,
+        tell=tell,
+        spare=spare,
+        reserved_bytes=reserved_bytes,
+        pass_tokens=pass_tokens,
     )
 
 

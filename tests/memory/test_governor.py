@@ -13,7 +13,10 @@ import mlx.core as mx
 import pytest
 
 from mlx_mistral import Chat, stream_generate
-from mlx_mistral.errors import MemoryBudgetError
+from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
+from mlx_mistral.generation.speculate import Counts, NgramDrafter
+from mlx_mistral.generation.speculate.length import LENGTHS, DraftLength
+from mlx_mistral.memory.governor import Governor
 from mlx_mistral.model import Model
 from tests.memory.test_plan import scaled_config
 from tests.tiny import MOE, LetterTokenizer, random_ids, tiny_model
@@ -121,6 +124,36 @@ def test_drafts_stay_inside_as_well(full: Model) -> None:
     assert run.over <= 0
     assert run.steps == [step for step in ORDER if step in run.steps]
     assert "8 bits" in run.steps
+
+
+@pytest.mark.parametrize("shape", ["full", "window"])
+@pytest.mark.parametrize("sampling", [{}, {"temp": 1.0, "top_p": 0.9, "repetition_penalty": 1.1}])
+def test_passes_that_check_long_drafts_stay_inside(
+    shape: str, sampling: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DraftLength, "choose", lambda *_: LENGTHS[-1])
+    monkeypatch.setattr(NgramDrafter, "match", lambda _: 8)
+    monkeypatch.setattr(NgramDrafter, "propose", lambda _, n, __: [7] * n)
+    model = tiny_model(scaled_config(**SHAPES[shape], vocab_size=3000))
+    for spare_bytes in (1_200_000, 2_300_000):
+        counts, drafting = Counts(), {"speculate": True, **sampling}
+        run = Run(model, spare_bytes, prompt=20, reply=240, draft_counts=counts, **drafting)
+        assert run.over <= 0
+    assert counts.drafted > 50 * LENGTHS[-1]
+
+
+@pytest.mark.parametrize("what", ["check", "chunk", "may_go_on"])
+def test_a_reckoning_that_no_step_satisfies_ends_in_an_error(
+    full: Model, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Governor, "_fits", lambda *_: False)
+    monkeypatch.setattr(Governor, "_could_fit", lambda *_: what != "check")
+    monkeypatch.setattr(Governor, "_step_down", lambda *_: True)
+    governor = Governor(full, full.make_cache(), 1 << 40, tell=lambda _: None)
+    calls = {"check": lambda: governor.check(100), "chunk": lambda: governor.chunk(100),
+             "may_go_on": governor.may_go_on}  # fmt: skip
+    with pytest.raises(MlxMistralError, match="a mistake in the program"):
+        calls[what]()
 
 
 def test_a_cache_in_a_tuple_is_not_replaced(full: Model) -> None:
