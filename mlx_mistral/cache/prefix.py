@@ -35,6 +35,8 @@ class PrefixCache:
         self.ids: list[int] = []
         self.at_rest: Stretch | None = None
         """Where keys and values are while nobody goes on with the text; see `SharedPrefixes`."""
+        self.stem = 0
+        """How many tokens other texts will begin with too: the place after them is kept."""
         self._max_places = max_places
         self._max_place_bytes = max_place_bytes
         self._places: list[Place] = []
@@ -87,9 +89,22 @@ class PrefixCache:
         self._places = [
             place for place in self._places if place.ids != ids and self._is_reachable(place)
         ]
-        while self._places and self._is_full(nbytes):
-            self._places.remove(min(self._places, key=lambda place: self._worth(place, held)))
+        while (others := self._but_stem()) and self._is_full(nbytes):
+            self._places.remove(min(others, key=lambda place: self._worth(place, held)))
         self._places.append(Place(ids, [one.snapshot() for one in self.layers], nbytes))
+
+    def at_stem(self, new: list[KVCache]) -> list[KVCache] | None:
+        """Fills new caches with the stem's tokens; None: the place after them was not kept."""
+        places = (one for one in self._places if len(one.ids) == self.stem)
+        place = next((one for one in places if self._is_reachable(one)), None)
+        if place is None:
+            return None
+        for one, layer, snapshot in zip(new, self.layers, place.snapshots, strict=True):
+            if one.window is None:
+                one.load(tuple(rows[..., : self.stem, :] for rows in layer.state), self.stem)
+            else:
+                one.restore(snapshot)
+        return new
 
     def forget_places(self) -> None:
         """Frees the memory of all places to go back to; the caches stay."""
@@ -122,9 +137,12 @@ class PrefixCache:
         self._trim_to(0)
         return 0
 
+    def _but_stem(self) -> list[Place]:
+        return [place for place in self._places if len(place.ids) != self.stem]
+
     def _is_full(self, nbytes: int) -> bool:
         """Whether one more place of so many bytes asks for another's room."""
-        n = len(self._places)
+        n = len(self._but_stem())
         if n < 2 <= self._max_places:
             return False
         total = sum(place.nbytes for place in self._places) + nbytes

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mlx_mistral.cache import PrefixCache
+from mlx_mistral.cache.segment import can_be_cut
 from mlx_mistral.errors import CacheError
 from mlx_mistral.prompt_cache import PromptCacheStore, cache_key
 
@@ -55,12 +56,22 @@ class KeptReading:
             new = held - (found.tokens if found else 0)
             if new and new * live.pace.seconds_per_token >= self._worth_seconds:
                 live.shared.wake(cache, budget_bytes=live.model.budget_bytes)
+                self._keep_stem(key, live)
                 self._store.save(
                     key, cache.ids, cache.layers, go_on=lambda: go_on() and time.monotonic() < until
                 )
         except CacheError as error:
             self._is_refused = True
             self._tell(Noted(line=f"{error}. What is read is not kept on disk"))
+
+    def _keep_stem(self, key: str, live: LiveModel) -> None:
+        """Of a text that other texts cannot take over: what they begin with, too."""
+        cache = live.prefix
+        if cache.stem < MIN_TOKENS or can_be_cut(cache.layers):
+            return
+        stem = cache.at_stem(live.new_layers())
+        if stem is not None and can_be_cut(stem):
+            self._store.save(key, cache.ids[: cache.stem], stem)
 
     def restore(
         self, live: LiveModel, ids: Sequence[int], pause: Callable[[], None]

@@ -9,6 +9,7 @@ from mlx_mistral.cache import PrefixCache
 from mlx_mistral.errors import ContextError, MlxMistralError
 from mlx_mistral.generation import Sampling, generate_ids, room_in
 from mlx_mistral.memory.governor import governor_of
+from mlx_mistral.text.stem import stem_length
 from mlx_mistral.text.thinking import ReplyStream
 
 from .commands import Message, Reply
@@ -89,6 +90,7 @@ class ReplyMaker:
         self._check_length(len(ids), cache)
         self._prepare(ids)
         reused = live.begin(ids)
+        live.prefix.stem = self._stem(ids)
         try:
             return self._read_and_draw(ids, reused, sampling)
         finally:
@@ -121,7 +123,9 @@ class ReplyMaker:
             governor.check(total)
 
         def chunk() -> int:
-            wanted = pace.chunk()
+            wanted, to_stem = pace.chunk(), cache.stem - cache.layers[0].offset
+            if to_stem > 0:
+                wanted = min(wanted, to_stem)
             return wanted if governor is None else governor.chunk(wanted)
 
         steps = generate_ids(
@@ -179,6 +183,20 @@ class ReplyMaker:
             return live.tokenizer.encode_chat(to_chat(some, live.tokenizer))
 
         return live.spoken(encode(messages), messages, encode)
+
+    def _stem(self, ids: Sequence[int]) -> int:
+        """Where a ring that wraps would forget how other conversations begin, too."""
+        live, system = self._live, self._command.settings.system
+        windows = [w for w in live.model.config.windows if w is not None]
+        if not system or len(ids) <= min(windows, default=len(ids)):
+            return 0
+        first = Message(role="system", content=system)
+
+        def encode(text: str) -> list[int]:
+            chat = to_chat([first, Message(role="user", content=text)], live.tokenizer)
+            return live.tokenizer.encode_chat(chat)
+
+        return stem_length(ids, encode)
 
     def _pause(self) -> None:
         """Between two passes. Raises: Stopped."""

@@ -229,3 +229,20 @@ def test_another_conversation_does_not_lose_what_was_read(tmp_path: Path) -> Non
     back = here.do(turn([user(LONG), reply_to(told), user("And then?")]))
     assert of(Reading, back)[-1].reused == of(Finished, told)[-1].progress.cache_tokens
     here.engine.close()
+
+
+@pytest.mark.parametrize("kind", ["windowed", "mixed"])
+def test_what_conversations_begin_with_is_found_though_all_have_wrapped(
+    kind: str, tmp_path: Path
+) -> None:
+    windows = {"windowed": {"sliding_window": 120}, "mixed": {"_sliding_window": [None, 120]}}
+    config = {**FAMILIES["mistral"], **windows[kind], "n_layers": 2}
+    model = tiny_model(tiny_config(**config, vocab_size=266))
+    kept, chosen = kept_in(tmp_path), {"settings": {"system": "Be brief. " * 9}}
+    first = live(model)
+    kept_make(first, kept, asked(user(LONG), **chosen))
+    kept.keep(first, go_on=lambda: True, seconds=60.0)
+    other = [user("Another question. " * 9)]
+    told = kept_make(live(model), kept, asked(*other, **chosen))
+    assert of(Reading, told)[-1].reused == len("Be brief. " * 9) + 4
+    assert text_of(told) == text_of(make(live(model), asked(*other, **chosen)))
