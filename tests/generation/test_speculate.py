@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
 from mlx_mistral.cache import KVCache
-from mlx_mistral.errors import CheckpointError, MlxMistralError
+from mlx_mistral.errors import CheckpointError
 from mlx_mistral.generation import Sampler, Sampling, generate_ids
 from mlx_mistral.generation.prefill import prefill
 from mlx_mistral.generation.speculate import (
@@ -41,9 +41,9 @@ def model_of(family: str) -> Model:
 
 
 def plain(
-    model: Model, prompt: list[int], n: int, sampling: Sampling
+    model: Model, prompt: list[int], n: int, sampling: Sampling, kv_bits: int | None = None
 ) -> tuple[list[int], list[KVCache]]:
-    cache = model.make_cache()
+    cache = model.make_cache(kv_bits=kv_bits)
     steps = generate_ids(model, prompt, cache=cache, sampling=sampling, max_tokens=n)
     return [step.token for step in steps], cache
 
@@ -82,9 +82,14 @@ class Oracle:
 
 
 def drafting(
-    model: Model, prompt: list[int], sampling: Sampling, drafter: object, lengths: DraftLength
+    model: Model,
+    prompt: list[int],
+    sampling: Sampling,
+    drafter: object,
+    lengths: DraftLength,
+    kv_bits: int | None = None,
 ) -> tuple[DraftingDecoder, mx.array, list[KVCache]]:
-    cache = model.make_cache()
+    cache = model.make_cache(kv_bits=kv_bits)
     logits = prefill(model, mx.array([prompt]), cache, step_size=512)
     sampler = Sampler(sampling, model.config.vocab_size, [prompt])
     decoder = DraftingDecoder(model, cache, sampler, drafter, lengths=lengths)  # type: ignore[arg-type]
@@ -103,6 +108,24 @@ def test_the_text_is_that_of_plain_decoding(family: str, sampling: Sampling) -> 
     assert [one.is_last for one in drawn] == [False] * 29 + [True]
     assert decoder.counts.passes < 29
     assert decoder.counts.accepted == sum(one.from_draft for one in drawn) > 0
+
+
+@pytest.mark.parametrize("kv_bits", [None, 8, 4])
+@pytest.mark.parametrize("window", [None, 6, 40])
+@pytest.mark.parametrize("sampling", SAMPLINGS[:2], ids=str)
+def test_every_kind_of_cache_is_rewound(
+    kv_bits: int | None, window: int | None, sampling: Sampling
+) -> None:
+    """Growing past the first buffer's room, and rings that wrap, some with drafts across it."""
+    changes = {} if window is None else {"sliding_window": window}
+    model = tiny_model(tiny_config(n_layers=2, head_dim=32, **changes))
+    prompt, n = random_ids(30), 60
+    expected, _ = plain(model, prompt, n, sampling, kv_bits)
+    drafter = Oracle(expected, wrong_every=5)
+    decoder, logits, cache = drafting(model, prompt, sampling, drafter, Fixed(7), kv_bits)
+    assert [one.token for one in decoder.decode(logits, n)] == expected
+    assert decoder.counts.accepted > 15
+    assert [one.kv_bits for one in cache] == [kv_bits] * 2
 
 
 @settings(max_examples=40, deadline=None)
@@ -205,8 +228,3 @@ def test_a_smaller_model_drafts_the_same_text(family: str, sampling: Sampling) -
         assert [one.token for one in decoder.decode(logits, 40)] == expected
         if holds:  # the model itself draws with the same keys: nothing is drafted in vain
             assert decoder.counts.accepted == decoder.counts.drafted > 25
-
-
-def test_a_draft_model_of_another_vocabulary_is_refused() -> None:
-    with pytest.raises(MlxMistralError, match="same tokenizer"):
-        ModelDrafter(model_of("mistral"), [1], vocab_size=62)
