@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from random import Random
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -14,7 +15,7 @@ from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
 from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import CheckpointError
-from mlx_mistral.generation import Sampler, Sampling, generate_ids
+from mlx_mistral.generation import Sampler, Sampling, generate_ids, replay
 from mlx_mistral.generation.prefill import prefill
 from mlx_mistral.generation.speculate import (
     DraftingDecoder,
@@ -22,6 +23,7 @@ from mlx_mistral.generation.speculate import (
     ModelDrafter,
     NgramDrafter,
 )
+from mlx_mistral.generation.tracing import can_trace
 from mlx_mistral.model import Model
 
 _models: dict[str, Model] = {}
@@ -57,6 +59,21 @@ class Fixed(DraftLength):
 
     def choose(self, match: int) -> int:
         return self._n
+
+
+class AsManyTimes(Fixed):
+    """Drafts three tokens, so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(3)
+        self._times = times
+
+    def choose(self, match: int) -> int:
+        return self._n if self._times else 0
+
+    def checked(self, *args: Any, **kwargs: Any) -> None:
+        super().checked(*args, **kwargs)
+        self._times -= 1
 
 
 class Oracle:
@@ -168,6 +185,29 @@ def test_a_text_that_was_there_before_takes_fewer_passes_than_tokens() -> None:
     decoder, logits, _ = drafting(model, prompt, Sampling(), drafter, Fixed(8))
     assert [one.token for one in decoder.decode(logits, 60)] == expected
     assert decoder.counts.passes < 10
+
+
+@pytest.mark.skipif(not can_trace(), reason="MLX replays nothing on this machine")
+@pytest.mark.parametrize("n_drafts", [3, 12])
+def test_a_length_is_traced_when_it_comes_often_and_plain_passes_once(
+    n_drafts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ring is as wide between drafts as without them, so that its trace goes on to serve."""
+    traced: list[int] = []
+    make = replay._pass
+
+    def noted(compute: Any, forms: Any, *rest: Any) -> Any:
+        traced.append(forms[0].n_new)
+        return make(compute, forms, *rest)
+
+    monkeypatch.setattr(replay, "_pass", noted)
+    model, prompt = model_of("mistral-window"), random_ids(20)
+    expected, _ = plain(model, prompt, 60, Sampling())
+    traced.clear()
+    drafter, lengths = Oracle(expected, wrong_every=3), AsManyTimes(n_drafts)
+    decoder, logits, _ = drafting(model, prompt, Sampling(), drafter, lengths)
+    assert [one.token for one in decoder.decode(logits, 60)] == expected
+    assert sorted(traced) == [1] + [4] * (n_drafts == 12)
 
 
 def test_damaged_weights_are_told_of_in_a_checking_pass_too() -> None:
