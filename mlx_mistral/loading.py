@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import mlx.core as mx
 from mlx_mistral.checkpoint import Headers, load_model, read_folder, resolve
 from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
 from mlx_mistral.config.sizes import parse_size, size_text
-from mlx_mistral.errors import CheckpointError, MemoryBudgetError
+from mlx_mistral.errors import CheckpointError, MemoryBudgetError, MlxMistralError
 from mlx_mistral.memory import ModelNeeds
 from mlx_mistral.memory.admission import check_fits
 from mlx_mistral.memory.governor import Tell, log
@@ -52,17 +53,24 @@ def load(
         raise CheckpointError("adapters cannot be loaded yet; merge the adapter into its model")
     budget_bytes = machine_budget() if memory is None else parse_size(memory)
     folder = resolve(str(path_or_repo))
-    tokenizer = load_tokenizer(folder)
-    model = load_within(
-        folder,
-        budget_bytes,
-        name=name or str(path_or_repo),
-        dtype=dtype,
-        context=context,
-        tell=tell,
-        lazy=lazy,
-    )
-    return model, tokenizer
+    # Arrays belong to the thread that makes them, so it is the tokenizer that goes elsewhere.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer") as elsewhere:
+        tokenizer = elsewhere.submit(load_tokenizer, folder)
+        try:
+            model = load_within(
+                folder,
+                budget_bytes,
+                name=name or str(path_or_repo),
+                dtype=dtype,
+                context=context,
+                tell=tell,
+                lazy=lazy,
+            )
+        except MlxMistralError:
+            # Of two things that are wrong with a folder, the same one is always said.
+            tokenizer.result()
+            raise
+        return model, tokenizer.result()
 
 
 def load_within(

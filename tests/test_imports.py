@@ -212,6 +212,20 @@ def test_a_folder_is_loaded_without_the_library_of_the_hub() -> None:
     assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
 
 
+def test_a_reply_loads_no_room_or_library_that_it_does_not_use() -> None:
+    unused = ("asyncio", "sqlite3", "textual", "transformers", "tokenizers", "huggingface_hub",
+              *(f"mlx_mistral.{room}" for room in ("tui", "convert", "bench", "live", "sessions",
+                "prompt_cache", "streaming", "evaluation", "chat", "batch_completion",
+                "checkpoint.hub_download", "cli.bench_sweep", "text.hugging_face")))  # fmt: skip
+    command = ["generate", "demo", "-p", "Hi", "--max-tokens", "1", "--quiet"]
+    statement = (
+        f"import sys; from mlx_mistral.cli.main import main; assert main({command}) == 0; "
+        f"sys.exit(', '.join(name for name in {unused} if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_window_loads_no_mlx() -> None:
     statement = "import sys, mlx_mistral.tui.window; sys.exit('mlx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0

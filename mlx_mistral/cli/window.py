@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,8 @@ def is_possible() -> bool:
 def open_window(args: argparse.Namespace) -> None:
     """Runs until the window is closed. Raises: SessionError: what is kept cannot be read."""
     os.environ.setdefault("ESCDELAY", ESCAPE_MILLISECONDS)
+    import asyncio
+
     from mlx_mistral.live.engine import LiveEngine
     from mlx_mistral.sessions.preferences import default_path, load_preferences
     from mlx_mistral.sessions.store import Store
