@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from tiny import FAMILIES, LetterTokenizer, tiny_config, tiny_model
 
@@ -202,3 +205,21 @@ def test_a_reply_whose_text_encodes_otherwise_stays_in_the_cache() -> None:
     chat.messages[1]["content"] += "!"
     reply(chat, "And now?")
     assert chat.reused_tokens < held
+
+
+def test_a_full_disk_costs_a_chat_nothing_but_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    chat = make_chat(model_of("mistral"))
+    reply(chat, "Hello")
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "save_safetensors", full)
+        with pytest.raises(CacheError, match="No space left on device"):
+            chat.save_cache(tmp_path / "chat.safetensors")
+    assert len(chat.messages) == 2
+    expected = fresh(chat, [*chat.messages, {"role": "user", "content": "Go on"}])
+    assert reply(chat, "Go on") == expected
+    assert chat.reused_tokens > 8

@@ -1,14 +1,15 @@
 """Caches on disk: what was read once need not be read again.
 
-A file holds the keys and values of every layer, the token ids they came from, and the
-fingerprint of the model that made them.
+A file holds the keys and values of every layer, the token ids they came from, the fingerprint
+of the model that made them, and a checksum over all of it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mlx_mistral.files.safetensors import read_header
 from .base import KVCache
 from .quantized import is_quantized
 
-_FORMAT = "mlx-mistral cache 2"
+_FORMAT = "mlx-mistral cache 3"
 
 
 def save_cache(
@@ -29,10 +30,12 @@ def save_cache(
     *,
     fingerprint: str,
     token_ids: Sequence[int] = (),
+    checksum: bool = True,
 ) -> None:
     """Writes a cache of one text beside `path`, then renames it into place.
 
     fingerprint: of the model; see `Model.fingerprint`.
+    checksum: False where the caller keeps one of the file.
     Raises: CacheError: the cache is empty or of a padded batch, or the disk refuses.
     """
     path = Path(path)
@@ -49,6 +52,8 @@ def save_cache(
         "fingerprint": fingerprint,
         "layers": json.dumps([_describe(one) for one in cache]),
     }
+    if checksum:
+        metadata["checksum"] = _checksum(arrays, metadata["layers"])
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial.safetensors")
     try:
         mx.save_safetensors(str(partial), arrays, metadata)
@@ -58,10 +63,17 @@ def save_cache(
         raise CacheError(f"cannot write {path}: {error}; check the folder and the disk") from error
 
 
-def load_cache(path: str | Path, cache: Sequence[KVCache], *, fingerprint: str) -> list[int]:
+def load_cache(
+    path: str | Path,
+    cache: Sequence[KVCache],
+    *,
+    fingerprint: str,
+    is_checked: bool = False,
+) -> list[int]:
     """Fills the new caches of a model from a file; returns the token ids they hold.
 
     cache: as the model's `make_cache` gives them; untouched where the file is refused.
+    is_checked: the file is as it was written, and has no checksum.
     Raises: CacheError: the file is of another model or kind of cache, or is damaged.
     """
     path = Path(path)
@@ -70,6 +82,8 @@ def load_cache(path: str | Path, cache: Sequence[KVCache], *, fingerprint: str) 
         loaded: Any = mx.load(str(path), return_metadata=True)
     except (CheckpointError, RuntimeError) as error:
         raise CacheError(f"{path} is not a cache file: {error}") from error
+    except OSError as error:
+        raise CacheError(f"{path} cannot be read: {error.strerror}; check the disk") from error
     arrays, metadata = loaded
     if metadata.get("format") != _FORMAT:
         raise CacheError(f"{path} is not a cache file of this version; make it anew")
@@ -84,10 +98,28 @@ def load_cache(path: str | Path, cache: Sequence[KVCache], *, fingerprint: str) 
         raise CacheError(f"{path} is damaged: its layers hold different texts")
     offset = offsets.pop()
     held = [_held(i, one, offset, header, arrays, path) for i, one in enumerate(cache)]
-    mx.eval(held)
+    try:
+        mx.eval(held)
+        damaged = not is_checked and metadata.get("checksum") != _checksum(
+            arrays, metadata["layers"]
+        )
+    except RuntimeError as error:
+        raise CacheError(f"{path} cannot be read: {error}; check the disk") from error
+    if damaged:
+        raise CacheError(f"{path} is damaged: its checksum differs; the text is to be read again")
     for one, buffers in zip(cache, held, strict=True):
         one.load(buffers, offset)
     return list(arrays["token_ids"].tolist()) if "token_ids" in arrays else []
+
+
+def _checksum(arrays: Mapping[str, mx.array], layers: str) -> str:
+    """SHA-256 in hexadecimal. Raises: RuntimeError: the disk refuses."""
+    sum_ = hashlib.sha256(layers.encode())
+    for name in sorted(arrays):
+        sum_.update(name.encode())
+        if arrays[name].size:
+            sum_.update(memoryview(arrays[name].reshape(-1).view(mx.uint8)))
+    return sum_.hexdigest()
 
 
 def _describe(cache: KVCache) -> dict[str, Any]:

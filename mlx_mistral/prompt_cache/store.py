@@ -171,7 +171,9 @@ class PromptCacheStore:
 
     def _write(self, entry: Entry, layers: Sequence[KVCache]) -> Entry:
         path = self.folder / entry.file
-        save_cache(path, layers, fingerprint=entry.key, token_ids=entry.ids.tolist())
+        save_cache(
+            path, layers, fingerprint=entry.key, token_ids=entry.ids.tolist(), checksum=False
+        )
         try:
             return replace(entry, nbytes=path.stat().st_size, digest=digest(path))
         except OSError as error:
@@ -213,7 +215,8 @@ class PromptCacheStore:
         try:
             if path.stat().st_size != entry.nbytes or digest(path, pause) != entry.digest:
                 raise CacheError(f"{path} is damaged; it is dropped, and the text is read again")
-            if load_cache(path, layers, fingerprint=entry.key) != entry.ids.tolist():
+            ids = load_cache(path, layers, fingerprint=entry.key, is_checked=True)
+            if ids != entry.ids.tolist():
                 raise CacheError(f"{path} is of another text; it is dropped")
         except FileNotFoundError:
             self._drop(entry)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,6 +13,7 @@ import pytest
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
 from mlx_mistral.cache import KVCache, load_cache, save_cache
+from mlx_mistral.cache.store import _FORMAT
 from mlx_mistral.errors import CacheError
 from mlx_mistral.model import Model
 
@@ -104,9 +108,9 @@ def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
 )
 def test_a_malformed_description_is_refused(tmp_path: Path, layers: str) -> None:
     path = tmp_path / "c.safetensors"
-    metadata = {"format": "mlx-mistral cache 2", "fingerprint": "x", "layers": layers}
+    metadata = {"format": _FORMAT, "fingerprint": "x", "layers": layers}
     mx.save_safetensors(str(path), {"0.keys": mx.zeros((1, 2, 3, 4))}, metadata)
-    with pytest.raises(CacheError):
+    with pytest.raises(CacheError, match="its description is"):
         load_cache(path, model_of("mistral").make_cache(), fingerprint="x")
 
 
@@ -129,8 +133,56 @@ def test_buffers_of_a_wrong_shape_are_refused(
     _, metadata = mx.load(str(path), return_metadata=True)  # type: ignore[misc]
     arrays = {name: mx.zeros(shape) for name, shape in tensors.items()}
     mx.save_safetensors(str(path), {**arrays, "other": mx.zeros(1)}, metadata)  # type: ignore[arg-type]
-    with pytest.raises(CacheError, match="damaged"):
+    with pytest.raises(CacheError, match="shape"):
         load_cache(path, model.make_cache(), fingerprint="x")
+
+
+def test_a_bit_that_flips_anywhere_is_told(saved: tuple[Model, Path, list[int]]) -> None:
+    model, path, _ = saved
+    raw, dice = path.read_bytes(), random.Random(0)
+    for _ in range(60):
+        damaged = bytearray(raw)
+        damaged[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged)
+        cache = model.make_cache()
+        with pytest.raises(CacheError) as raised:
+            load_cache(path, cache, fingerprint=model.fingerprint())
+        assert "\n" not in str(raised.value)
+        assert cache[0].empty()
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_told(
+    saved: tuple[Model, Path, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path, _ = saved
+    plain = mx.load
+
+    def shrinking(*args: object, **options: object) -> object:
+        loaded = plain(*args, **options)  # type: ignore[arg-type]
+        os.truncate(path, path.stat().st_size // 2)
+        return loaded
+
+    monkeypatch.setattr(mx, "load", shrinking)
+    cache = model.make_cache()
+    with pytest.raises(CacheError, match="cannot be read"):
+        load_cache(path, cache, fingerprint=model.fingerprint())
+    assert cache[0].empty()
+
+
+def test_a_full_disk_is_told_and_leaves_the_file_that_is_there(
+    saved: tuple[Model, Path, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path, ids = saved
+
+    def full(name: str, *rest: object) -> None:
+        Path(name).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(mx, "save_safetensors", full)
+    with pytest.raises(CacheError, match="No space left on device"):
+        save_cache(path, filled(model, [*ids, 1]), fingerprint=model.fingerprint())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert load_cache(path, model.make_cache(), fingerprint=model.fingerprint()) == ids
 
 
 def test_an_empty_or_padded_cache_is_not_saved(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from tiny import FAMILIES, tiny_config, tiny_model
 
@@ -108,6 +111,29 @@ def test_a_disk_that_refuses_is_told_once_and_costs_no_reply(tmp_path: Path) -> 
         "the disk is full. What is read is not kept on disk"
     ]
     here.engine.close()
+
+
+@pytest.mark.parametrize("refused", ["save_safetensors", "load"])
+def test_a_disk_that_fails_costs_no_word_of_a_reply(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full while a cache is written, failing while one is read: one line, and the reply goes on."""
+
+    def fails(*_: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    model, noted = MODELS["full"], list[Event]()
+    kept, first = kept_in(tmp_path, noted), live(model)
+    if refused == "load":
+        kept_make(first, kept, asked(user(LONG)))
+        kept.keep(first, go_on=lambda: True, seconds=60.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, refused, fails)
+        target = live(model)
+        told = kept_make(target, kept, asked(user(LONG)))
+        kept.keep(target, go_on=lambda: True, seconds=60.0)
+    assert [one.line.count("No space left on device") for one in of(Noted, noted)] == [1]
+    assert text_of(told) == text_of(make(live(model), asked(user(LONG))))
 
 
 def kept_make(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -10,10 +11,12 @@ import sys
 import threading
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from prompt_cache.texts import KEY, files_of, made, next_logits, read, store_in, text
 
 from mlx_mistral.errors import CacheError
+from mlx_mistral.prompt_cache.checksum import digest
 
 WRITER = """
 import sys
@@ -108,6 +111,43 @@ def test_a_file_that_is_gone_is_no_error(tmp_path: Path) -> None:
     assert store.load(found, made("mistral")) is None
     assert store.load(found, made("mistral")) is None
     assert store.find(KEY, [*ids, 1]) is None
+
+
+def test_a_file_that_goes_while_it_is_read_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ids = store_in(tmp_path), text(80)
+    store.save(KEY, ids, read("mistral", ids))
+    found = store.find(KEY, [*ids, 1])
+    assert found is not None
+
+    def evicted(path: Path, pause: object = None) -> bytes:
+        sum_ = digest(path)
+        path.unlink()
+        return sum_
+
+    monkeypatch.setattr("mlx_mistral.prompt_cache.store.digest", evicted)
+    assert store.load(found, made("mistral")) is None
+    assert store.find(KEY, [*ids, 1]) is None
+
+
+def test_a_full_disk_is_told_and_what_is_there_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ids = store_in(tmp_path), text(80)
+    store.save(KEY, ids, read("mistral", ids))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "save_safetensors", full)
+        with pytest.raises(CacheError, match="No space left on device; check"):
+            store.save(KEY, text(90, 1), read("mistral", text(90, 1)))
+    assert len(files_of(tmp_path)) == len(store.entries()) == 1
+    found = store.find(KEY, [*ids, 1])
+    assert found is not None
+    assert store.load(found, made("mistral")) is not None
 
 
 def test_a_process_killed_while_it_saves_leaves_a_store_that_works(tmp_path: Path) -> None:
