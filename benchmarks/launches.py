@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -21,6 +21,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_mistral.bench import Program
+from mlx_mistral.generation import replay
 
 STEPS, SKIPPED = 48, 8
 FREE = frozenset(
@@ -73,17 +74,21 @@ def launches(start: Callable[[], Program]) -> Counter[str]:
     """Primitives of one decode step that launch a kernel, as on a GPU; view-makers left out.
 
     On the CPU backend `mx.fast` spells its kernels out in many primitives; on a GPU each is one.
-    So while the program is started and run here, a softmax, which no compiler fuses, stands in
-    for each. The tokens that come out mean nothing, and none are looked at.
+    So while the program runs here, a softmax, which no compiler fuses, stands in for each, and
+    who asks for the device is told of a GPU. Tokens would mean nothing: the step after the prompt
+    is looked at, and never computed.
     """
     looks: list[_Look] = []
-    with _fast_kernels_as_one():
-        program = start()
-        with watched(looks, graphs=True):
-            program.run([[1]], SKIPPED)
-        program.close()
-    counted = Counter(_NODE.findall(looks[-2].graph))
+    program = start()
+    with _as_on_a_gpu(), suppress(_Enough), watched(looks, only_graphs=2):
+        program.run([[1]], SKIPPED)
+    program.close()
+    counted = Counter(_NODE.findall(looks[-1].graph))
     return Counter({name: n for name, n in counted.items() if name not in FREE})
+
+
+class _Enough(Exception):
+    """What was to be seen was seen."""
 
 
 @dataclass(slots=True)
@@ -98,17 +103,22 @@ class _Look:
 
 
 @contextmanager
-def watched(looks: list[_Look], *, graphs: bool = False) -> Iterator[None]:
-    """Looks at every `mx.async_eval` meanwhile."""
+def watched(looks: list[_Look], *, only_graphs: int = 0) -> Iterator[None]:
+    """Looks at every `mx.async_eval` meanwhile.
+
+    only_graphs: looks at so many graphs, and ends the run by `_Enough` with the last.
+    """
     real = mx.async_eval
 
     def async_eval(*outputs: Any) -> None:
         look = _Look(time.perf_counter(), time.thread_time(), time.process_time())
-        if graphs:
+        looks.append(look)
+        if only_graphs:
             look.graph = _graph(outputs)
+            if len(looks) == only_graphs:
+                raise _Enough
         real(*outputs)
         look.thread_end = time.thread_time()
-        looks.append(look)
 
     mx.async_eval = async_eval
     try:
@@ -125,7 +135,20 @@ def _graph(outputs: Any) -> str:
 
 
 @contextmanager
-def _fast_kernels_as_one() -> Iterator[None]:
+def fused_on_cpu() -> Iterator[None]:
+    """Meanwhile this program's steps fuse element-wise kernels on the CPU as they do on a GPU.
+
+    MLX has a C++ compiler make each fused kernel once, and keeps it.
+    """
+    real, replay.unfused_on_cpu = replay.unfused_on_cpu, nullcontext
+    try:
+        yield
+    finally:
+        replay.unfused_on_cpu = real
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
     names = ("rms_norm", "rope", "scaled_dot_product_attention")
     real = {name: getattr(mx.fast, name) for name in names}
 
@@ -135,8 +158,10 @@ def _fast_kernels_as_one() -> Iterator[None]:
 
     for name in names:
         setattr(mx.fast, name, stand_in)
+    device, mx.default_device = mx.default_device, lambda: mx.Device(mx.gpu)
     try:
         yield
     finally:
+        mx.default_device = device
         for name, function in real.items():
             setattr(mx.fast, name, function)
