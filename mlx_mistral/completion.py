@@ -125,19 +125,20 @@ def stream_generate(
         reserved_bytes=drafting,
         pass_tokens=1 + LENGTHS[-1] if drafts else 1,
     )
-    if governor is not None:
-        governor.check(len(ids))
-        options["prefill_step_size"] = partial(governor.chunk, step_size)
-        options["may_go_on"] = governor.may_go_on
-    steps: Generator[Step, None, None]
-    if drafts:
-        steps = generate_with_drafts(
+
+    def begin() -> Generator[Step, None, None]:
+        if governor is not None:
+            governor.check(len(ids))
+            options["prefill_step_size"] = partial(governor.chunk, step_size)
+            options["may_go_on"] = governor.may_go_on
+        if not drafts:
+            return generate_ids(model, ids, **options)
+        return generate_with_drafts(
             model, ids, draft_model=draft_model, before=cached_ids, counts=draft_counts, **options
         )
-    else:
-        steps = generate_ids(model, ids, **options)
+
     # Closed at once where the reply ends early: drafts must not stay in the cache.
-    with model_limits(model, n_most), closing(steps):
+    with model_limits(model, n_most), closing(begin()) as steps:
         for step in steps:
             clock.tick()
             delta, ended = text.add(step.token)

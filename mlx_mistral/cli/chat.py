@@ -79,7 +79,7 @@ def _open_chat(args: argparse.Namespace) -> Chat:
         seed=args.seed,
         context=args.context,
         kv_bits=args.kv_bits,
-        tell=lambda line: note(line, quiet=args.quiet),
+        tell=note,
     )
 
 
@@ -150,5 +150,6 @@ def _reply(args: argparse.Namespace, chat: Chat, message: str) -> None:
     last = write_reply(chat.send(message, progress=progress.prefill), progress)
     if sys.stderr.isatty():
         speed = f"{last.generation_tokens} tokens, {last.generation_tps:.0f} tokens/s"
-        cut = "; --max-tokens ended it" if last.finish_reason == "length" else ""
+        is_cut = last.generation_tokens >= (args.max_tokens or MAX_TOKENS)
+        cut = "; --max-tokens ended it" if is_cut and last.finish_reason == "length" else ""
         note(f"{speed}{cut}", quiet=args.quiet)

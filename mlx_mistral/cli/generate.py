@@ -78,7 +78,7 @@ def load_model_and_tokenizer(
             memory=args.memory,
             context=args.context,
             name=args.model,
-            tell=lambda line: note(line, quiet=args.quiet),
+            tell=note,
         )
     finally:
         progress.clear()
@@ -148,7 +148,7 @@ def _stream_reply(
         prompt,
         **sampling(args),
         progress=progress.prefill,
-        tell=lambda line: note(line, quiet=args.quiet),
+        tell=note,
         speculate=args.speculate,
         draft_model=load_draft_model(args, tokenizer, progress) if args.draft else None,
         draft_counts=counts,
@@ -224,7 +224,7 @@ def _draw_samples(
         [prompt] * args.num_samples,
         **sampling(args),
         progress=progress.prefill,
-        tell=lambda line: note(line, quiet=args.quiet),
+        tell=note,
     )
     n_tokens = sum(stats.generation_tokens for stats in drawn.stats)
     if args.json:

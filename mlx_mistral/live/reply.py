@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from mlx_mistral.cache import PrefixCache
 from mlx_mistral.errors import ContextError, MlxMistralError
 from mlx_mistral.generation import Sampling, generate_ids, room_in
-from mlx_mistral.memory.governor import governor_of
+from mlx_mistral.memory.governor import governor_of, model_limits
 from mlx_mistral.text.stem import stem_length
 from mlx_mistral.text.thinking import ReplyStream
 
@@ -91,8 +91,10 @@ class ReplyMaker:
         self._prepare(ids)
         reused = live.begin(ids)
         live.prefix.stem = self._stem(ids)
+        n_most = len(ids) + command.settings.max_tokens
         try:
-            return self._read_and_draw(ids, reused, sampling)
+            with model_limits(live.model, n_most):
+                return self._read_and_draw(ids, reused, sampling)
         finally:
             live.end()
             self._tell_experts()

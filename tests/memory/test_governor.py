@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import subprocess
@@ -117,6 +118,19 @@ def test_until_the_cache_is_quantized_the_text_is_the_same(full: Model) -> None:
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(full: Model) -> None:
     with pytest.raises(MemoryBudgetError, match="500 tokens do not fit the memory budget"):
         Run(full, 500_000)
+
+
+@pytest.mark.parametrize("spare_bytes", [500_000, 1_190_000])
+def test_refused_or_stepped_down_mlx_keeps_for_reuse_what_it_did_before(
+    full: Model, spare_bytes: int
+) -> None:
+    before = mx.set_cache_limit(1 << 20)
+    try:
+        with contextlib.suppress(MemoryBudgetError):
+            assert Run(full, spare_bytes, prompt=250, reply=20).steps
+        assert mx.set_cache_limit(before) == 1 << 20
+    finally:
+        mx.set_cache_limit(before)
 
 
 def test_drafts_stay_inside_as_well(full: Model) -> None:
