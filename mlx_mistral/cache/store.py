@@ -118,7 +118,8 @@ def _checksum(arrays: Mapping[str, mx.array], layers: str) -> str:
     for name in sorted(arrays):
         sum_.update(name.encode())
         if arrays[name].size:
-            sum_.update(memoryview(arrays[name].reshape(-1).view(mx.uint8)))
+            raw: Any = arrays[name].reshape(-1).view(mx.uint8)
+            sum_.update(memoryview(raw))
     return sum_.hexdigest()
 
 

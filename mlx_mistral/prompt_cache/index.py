@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mlx_mistral.errors import CacheError
+
+from .entry import COLUMNS, Entry, from_row
 
 BUSY_SECONDS = 5.0
 VERSION = 1
@@ -30,36 +27,6 @@ _TABLE = """
         used REAL NOT NULL
     )
 """
-_COLUMNS = "id, key, base, start, ids, whole, file, nbytes, digest"
-Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entry:
-    """A text whose keys and values are on disk, from `start` on in a file of its own."""
-
-    id: int
-    key: str
-    base: int | None
-    """The entry that holds what comes before `start`; None: there is nothing before."""
-    start: int
-    ids: Ids
-    """Of the text from its beginning."""
-    whole: bool
-    """A ring has wrapped: only the text as a whole can be gone on with."""
-    file: str
-    nbytes: int
-    digest: bytes
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def shares(self, ids: Ids) -> int:
-        """How many tokens of another text this entry can give."""
-        n = min(len(self.ids), len(ids))
-        differ = np.flatnonzero(self.ids[:n] != ids[:n])
-        common = int(differ[0]) if differ.size else n
-        return common if not self.whole or common == len(self.ids) else 0
 
 
 class Index:
@@ -107,8 +74,8 @@ def entries(connection: sqlite3.Connection, where: str = "1", *values: object) -
 
     Raises: CacheError: a row is damaged.
     """
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM entries WHERE {where} ORDER BY used", values)
-    return [_entry(*row) for row in rows]
+    rows = connection.execute(f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY used", values)
+    return [from_row(*row) for row in rows]
 
 
 def chain(connection: sqlite3.Connection, entry: Entry) -> list[Entry]:
@@ -122,7 +89,7 @@ def chain(connection: sqlite3.Connection, entry: Entry) -> list[Entry]:
 def add(connection: sqlite3.Connection, entry: Entry, now: float) -> int:
     """Returns the id that the entry gets; its own does not count."""
     row = connection.execute(
-        f"INSERT INTO entries ({_COLUMNS.removeprefix('id, ')}, used) "
+        f"INSERT INTO entries ({COLUMNS.removeprefix('id, ')}, used) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             entry.key,
@@ -163,37 +130,3 @@ def has_followers(connection: sqlite3.Connection, id: int, but: int = 0) -> bool
 
 def total_bytes(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce(sum(nbytes), 0) FROM entries").fetchone()[0])
-
-
-def _entry(
-    id: int,
-    key: str,
-    base: int | None,
-    start: int,
-    ids: bytes,
-    whole: int,
-    file: str,
-    nbytes: int,
-    digest: bytes,
-) -> Entry:
-    numbers = (id, start, whole, nbytes)
-    if not (
-        all(isinstance(one, int) for one in numbers)
-        and isinstance(ids, bytes)
-        and len(ids) % 4 == 0
-        and 0 <= start < len(ids) // 4
-        and isinstance(file, str)
-        and re.fullmatch(r"[0-9a-f]+\.safetensors", file)
-    ):
-        raise sqlite3.DatabaseError(f"entry {id} is malformed")
-    return Entry(
-        id=id,
-        key=key,
-        base=base,
-        start=start,
-        ids=np.frombuffer(ids, np.int32),
-        whole=bool(whole),
-        file=file,
-        nbytes=nbytes,
-        digest=digest,
-    )

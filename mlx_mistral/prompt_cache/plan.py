@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from . import index
-from .index import Entry, Ids
+from .entry import Entry, Ids
 
 MIN_TOKENS = 64
 """A shorter beginning is not worth depending on another entry for."""

@@ -6,19 +6,19 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mlx_mistral.cache import KVCache, load_cache, save_cache
+from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.segment import can_be_cut, cut, join
 from mlx_mistral.errors import CacheError
 
-from . import index, plan
-from .checksum import digest
+from . import entry_file, index, plan
+from .entry import Entry, Ids
 from .eviction import make_room, sweep
-from .index import Entry, Ids, Index
+from .index import Index
 from .limit import default_limit_bytes
 
 INDEX = "index.sqlite3"
@@ -153,7 +153,8 @@ class PromptCacheStore:
             if place is None:
                 return n
         end = n if whole else min(n, place.start + most)
-        entry = self._write(
+        entry = entry_file.write(
+            self.folder,
             Entry(
                 id=0,
                 key=key,
@@ -168,16 +169,6 @@ class PromptCacheStore:
             layers if whole else cut(layers, place.start, end),
         )
         return end if self._admit(entry, place.replaces) else 0
-
-    def _write(self, entry: Entry, layers: Sequence[KVCache]) -> Entry:
-        path = self.folder / entry.file
-        save_cache(
-            path, layers, fingerprint=entry.key, token_ids=entry.ids.tolist(), checksum=False
-        )
-        try:
-            return replace(entry, nbytes=path.stat().st_size, digest=digest(path))
-        except OSError as error:
-            raise CacheError(f"{path}: {error.strerror}; check the disk") from error
 
     def _admit(self, entry: Entry, replaces: Sequence[int]) -> bool:
         """Names a file in the index and makes room; False: there is none for it."""
@@ -211,23 +202,17 @@ class PromptCacheStore:
     def _read(
         self, entry: Entry, make: Callable[[], list[KVCache]], pause: Callable[[], None]
     ) -> list[KVCache] | None:
-        path, layers = self.folder / entry.file, make()
+        layers = make()
         try:
-            if path.stat().st_size != entry.nbytes or digest(path, pause) != entry.digest:
-                raise CacheError(f"{path} is damaged; it is dropped, and the text is read again")
-            ids = load_cache(path, layers, fingerprint=entry.key, is_checked=True)
-            if ids != entry.ids.tolist():
-                raise CacheError(f"{path} is of another text; it is dropped")
+            entry_file.read(self.folder, entry, layers, pause)
         except FileNotFoundError:
             self._drop(entry)
             return None
         except OSError as error:
+            path = self.folder / entry.file
             raise CacheError(f"{path} cannot be read: {error.strerror}; check the disk") from error
         except CacheError:
-            is_gone = not path.exists()
             self._drop(entry)
-            if is_gone:
-                return None
             raise
         return layers
 

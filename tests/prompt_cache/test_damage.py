@@ -16,7 +16,7 @@ import pytest
 from prompt_cache.texts import KEY, files_of, made, next_logits, read, store_in, text
 
 from mlx_mistral.errors import CacheError
-from mlx_mistral.prompt_cache.checksum import digest
+from mlx_mistral.prompt_cache.entry_file import digest
 
 WRITER = """
 import sys
@@ -126,7 +126,7 @@ def test_a_file_that_goes_while_it_is_read_is_no_error(
         path.unlink()
         return sum_
 
-    monkeypatch.setattr("mlx_mistral.prompt_cache.store.digest", evicted)
+    monkeypatch.setattr("mlx_mistral.prompt_cache.entry_file.digest", evicted)
     assert store.load(found, made("mistral")) is None
     assert store.find(KEY, [*ids, 1]) is None
 
