@@ -149,11 +149,11 @@ def test_passes_that_check_long_drafts_stay_inside(
     monkeypatch.setattr(NgramDrafter, "match", lambda _: 8)
     monkeypatch.setattr(NgramDrafter, "propose", lambda _, n, __: [7] * n)
     model = tiny_model(scaled_config(**SHAPES[shape], vocab_size=3000))
-    for spare_bytes in (1_200_000, 2_300_000):
+    for spare_bytes, reply in ((1_200_000, 240), (2_300_000, 40)):
         counts, drafting = Counts(), {"speculate": True, **sampling}
-        run = Run(model, spare_bytes, prompt=20, reply=240, draft_counts=counts, **drafting)
+        run = Run(model, spare_bytes, prompt=20, reply=reply, draft_counts=counts, **drafting)
         assert run.over <= 0
-    assert counts.drafted > 50 * LENGTHS[-1]
+    assert counts.drafted > 20 * LENGTHS[-1]
 
 
 @pytest.mark.parametrize("what", ["check", "chunk", "may_go_on"])
