@@ -19,9 +19,13 @@ from mlx_mistral.config import ModelConfig
 
 from .expert_blocks import arrange, block_rows
 from .feed_forward import swiglu
+from .linear import multiplies_fast
 
 SORT_FROM = 4
 """Routed tokens an expert, on average, from which sorting them by expert pays."""
+EACH_FROM = 2
+"""The same, from which a fast BLAS gives all tokens to every expert in less time than each token
+to its own: 0.7x with eight texts and two of eight experts. It reads a matrix once for all."""
 
 
 class SparseMoE(nn.Module):
@@ -69,9 +73,13 @@ class Experts(nn.Module):
 
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
+        rows = self._rows_of_a_block(chosen.size)
+        if rows:
+            return self._in_blocks(x, chosen, rows)
+        if chosen.size >= EACH_FROM * self._num_experts and self._gives_all_to_each():
+            return self._all_to_each(x, chosen)
         if chosen.size >= SORT_FROM * self._num_experts:
-            rows = self._rows_of_a_block(chosen.size)
-            return self._in_blocks(x, chosen, rows) if rows else self._sorted(x, chosen)
+            return self._sorted(x, chosen)
         into, out_of = _rows(chosen.shape) if chosen.ndim == 2 else (None, None)
         return self._run(x[..., None, None, :], chosen, False, into, out_of).squeeze(-2)
 
@@ -98,6 +106,16 @@ class Experts(nn.Module):
         of_blocks = x.flatten(0, -2)[blocks.tokens // chosen.shape[-1]]  # (blocks, rows, dim)
         out = self._run(of_blocks, blocks.experts, True).flatten(0, 1)
         return out[blocks.places].reshape(*chosen.shape, -1)
+
+    def _gives_all_to_each(self) -> bool:
+        return isinstance(self.gate_proj, ExpertLinear) and multiplies_fast()
+
+    def _all_to_each(self, x: mx.array, chosen: mx.array) -> mx.array:
+        """Every expert's results for all tokens; those that nobody chose are not looked at."""
+        rows = x.flatten(0, -2)  # (n, dim)
+        out = self._run(rows[None], mx.arange(self._num_experts), True)  # (E, n, dim)
+        ids = chosen.flatten(0, -2)
+        return out[ids, mx.arange(rows.shape[0])[:, None]].reshape(*chosen.shape, -1)
 
     def _run(
         self,

@@ -51,6 +51,34 @@ def test_blocks_give_what_each_expert_gives_alone(pick: Callable[[int], list[int
         np.testing.assert_allclose(got[row, token, k], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (4,), (2, 5)])
+def test_all_tokens_given_to_each_expert_give_what_their_own_give(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block, n_given = Experts(4, 16, 24), []
+    x = mx.random.normal((*shape, 16), key=mx.random.key(5))
+    chosen = mx.random.randint(0, 4, (*shape, 2), key=mx.random.key(6))
+    own = block._all_to_each
+    monkeypatch.setattr(block, "_all_to_each", lambda *a: n_given.append(1) or own(*a))
+    monkeypatch.setattr(experts, "multiplies_fast", lambda: False)
+    expected = block(x, chosen)
+    assert not n_given
+    monkeypatch.setattr(experts, "multiplies_fast", lambda: True)
+    np.testing.assert_allclose(np.array(block(x, chosen)), np.array(expected), atol=1e-5)
+    assert n_given
+    one = block(x[:1, ...], chosen[:1, ...])
+    np.testing.assert_allclose(np.array(one), np.array(expected[:1]), atol=1e-5)
+
+
+def test_an_expert_that_nobody_chose_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "multiplies_fast", lambda: True)
+    block = Experts(4, 16, 24)
+    block.up_proj.weight[3] = float("nan")
+    x = mx.random.normal((8, 16), key=mx.random.key(7))
+    out = block(x, mx.random.randint(0, 3, (8, 2), key=mx.random.key(8)))
+    assert not bool(mx.isnan(out).any())
+
+
 def test_few_tokens_make_no_blocks_and_many_large_ones() -> None:
     assert block_rows(8 * 8 * FEWEST_ROWS - 1, 8) == 0
     assert block_rows(8 * 8 * FEWEST_ROWS, 8) == FEWEST_ROWS
