@@ -32,18 +32,21 @@ SCALED: dict[str, Any] = {
 SHAPES: dict[str, dict[str, Any]] = {
     "full": {},
     "wide": {"hidden_dim": 4096, "dim": 32},
-    "long keys": {"n_heads": 1, "n_kv_heads": 1, "head_dim": 256, "dim": 32},
+    "nemo": {"n_heads": 1, "n_kv_heads": 1, "head_dim": 256, "dim": 32},
     "many heads": {"n_heads": 16, "n_kv_heads": 16},
     "large vocabulary": {"vocab_size": 20000, "dim": 64},
     "narrow window": {"sliding_window": 48},
     "window": {"sliding_window": 600},
-    "mixed windows": {"_sliding_window": [None, 300]},
+    "ministral": {"_sliding_window": [None, 300]},
     "mixtral": MOE,
     "mixtral, windowed": {**MOE, "sliding_window": 300},
-    "yarn and scaled queries": FAMILIES["ministral3"],
+    "ministral3": FAMILIES["ministral3"],
+    "devstral2": FAMILIES["devstral2"],
 }
-CONTEXT, REPLY = 1040, 4
-LONGER = {"long keys": 2200}
+"""Every family, and numbers that each make another part of the sum the largest."""
+CONTEXT, REPLY = 780, 4
+SLACK = 2.5
+"""How far MLX allocates ahead of what is computed depends on what else the machine does."""
 
 
 def scaled_config(**changes: Any) -> ModelConfig:
@@ -93,11 +96,10 @@ def fill(model: Model, context: int, kv_bits: int | None = None) -> int:
 def test_reading_and_answering_stays_inside_the_plan(shape: str) -> None:
     meter = Meter()
     model = tiny_model(scaled_config(**SHAPES[shape]))
-    context = LONGER.get(shape, CONTEXT)
-    plan = plan_of(model, context)
-    held = fill(model, context)
+    plan = plan_of(model, CONTEXT)
+    held = fill(model, CONTEXT)
     assert meter.peak <= plan.total_bytes
-    assert plan.total_bytes < 1.5 * meter.peak
+    assert plan.total_bytes < SLACK * meter.peak
     assert held <= plan.cache_bytes <= 1.03 * held
 
 
@@ -113,7 +115,7 @@ def test_half_precision_stays_inside_the_plan(shape: str) -> None:
     assert meter.peak <= plan.total_bytes
 
 
-@pytest.mark.parametrize("shape", ["full", "mixtral"])
+@pytest.mark.parametrize("shape", ["full", "mixtral", "window"])
 def test_a_quantized_model_stays_inside_the_plan(shape: str) -> None:
     meter = Meter()
     model = tiny_model(scaled_config(**SHAPES[shape], n_layers=2))
@@ -132,7 +134,7 @@ def test_a_quantized_model_stays_inside_the_plan(shape: str) -> None:
     assert meter.peak <= plan.total_bytes
 
 
-@pytest.mark.parametrize("shape", ["full", "narrow window", "window", "mixed windows"])
+@pytest.mark.parametrize("shape", ["full", "narrow window", "window", "ministral"])
 def test_the_turns_of_a_chat_stay_inside_the_plan(shape: str) -> None:
     meter = Meter()
     model = tiny_model(scaled_config(**SHAPES[shape]))
@@ -157,16 +159,23 @@ def test_sampling_from_the_likeliest_stays_inside_the_plan() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "kv_bits"),
-    [("full", 8), ("full", 4), ("narrow window", 4), ("window", 8), ("mixed windows", 4)],
+    [
+        ("full", 8),
+        ("full", 4),
+        ("narrow window", 4),
+        ("window", 8),
+        ("ministral", 4),
+        ("mixtral, windowed", 4),
+        ("devstral2", 8),
+    ],
 )
 def test_a_quantized_cache_stays_inside_the_plan(shape: str, kv_bits: int) -> None:
     meter = Meter()
     model = tiny_model(scaled_config(**SHAPES[shape]))
-    context = LONGER.get(shape, CONTEXT)
-    plan = plan_of(model, context, kv_bits=kv_bits)
-    held = fill(model, context, kv_bits)
+    plan = plan_of(model, CONTEXT, kv_bits=kv_bits)
+    held = fill(model, CONTEXT, kv_bits)
     assert meter.peak <= plan.total_bytes
-    assert plan.total_bytes < 1.5 * meter.peak
+    assert plan.total_bytes < SLACK * meter.peak
     assert held <= plan.cache_bytes <= 1.03 * held
 
 
