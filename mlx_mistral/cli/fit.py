@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from mlx_mistral.config.quantization import KV_BITS
-from mlx_mistral.errors import CheckpointError, MemoryBudgetError
+from mlx_mistral.errors import CheckpointError, MemoryBudgetError, MlxMistralError
 
 from . import options
 from .fit_text import Report, to_lines
@@ -107,6 +107,35 @@ def _contexts(needs: ModelNeeds, budget_bytes: int) -> tuple[tuple[int | None, i
     return tuple((bits, needs.max_context(budget_bytes, bits)) for bits in (None, *narrower))
 
 
+def _conversion(
+    headers: Headers, dtype: str, budget_bytes: int, context: int
+) -> tuple[str, str] | None:
+    """How `convert` makes the best of this model that fits: a flag and its value; None: it cannot.
+
+    dtype: of activations.
+    """
+    from mlx_mistral.convert.fit import Room, best_named
+    from mlx_mistral.convert.plan import matrices_of
+
+    if headers.config.quantization is not None:
+        return None
+    room = Room(
+        config=headers.config,
+        parameters=headers.parameters,
+        budget_bytes=budget_bytes,
+        context=context,
+        activations=dtype,
+    )
+    try:
+        plan = best_named(matrices_of(headers.parameters), room, None, "bfloat16")
+    except MlxMistralError:
+        return None
+    bits = {params.bits for params in plan.formats.values() if params}
+    if not bits:
+        return "--mode", "bf16"
+    return ("--bits", str(max(bits))) if plan.recipe == "uniform" else ("--recipe", plan.recipe)
+
+
 def _stepped_down(
     headers: Headers, needs: ModelNeeds, budget_bytes: int, context: int, chip: Chip | None
 ) -> str | None:
@@ -174,7 +203,7 @@ def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Repor
         stepped_down=_stepped_down(headers, needs, budget_bytes, context, device.chip),
         kv_bits=args.kv_bits,
         fitting_kv_bits=None if args.kv_bits else needs.fitting_kv_bits(context, budget_bytes),
-        fitting_bits=needs.fitting_bits(context, budget_bytes),
+        conversion=_conversion(headers, device.dtype, budget_bytes, context),
         chip=device.chip,
         speed_at_start=needs.speed(device.chip, 0),
         speed_at_end=needs.speed(device.chip, context),

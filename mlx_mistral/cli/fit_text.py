@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_mistral.config import ModelConfig
+from mlx_mistral.config.convert_command import convert_command
 from mlx_mistral.config.sizes import size_text as bytes_text
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Report:
     plan: MemoryPlan
     max_context: int
     """The longest context that fits; 0 where none does."""
-    fitting_bits: int | None
-    """Bits a weight with which an unquantized model would fit as asked; None: not known."""
+    conversion: tuple[str, str] | None
+    """A flag and its value with which `convert` makes a model that fits as asked; None: none."""
     contexts: tuple[tuple[int | None, int], ...] = ()
     """Bits of a cache (None: as wide as activations), and the longest context that fits so."""
     stepped_down: str | None = None
@@ -66,11 +66,8 @@ class Report:
         return lines
 
     def _fewer_bits(self) -> str:
-        if self.fitting_bits is not None:
-            return (
-                f"fewer bits fit: mlx-mistral convert {shlex.quote(self.model)} {GENERIC_NAME} "
-                f"--bits {self.fitting_bits}"
-            )
+        if self.conversion is not None:
+            return f"fewer bits fit: {convert_command(self.model, *self.conversion)}"
         if self.config.quantization is not None:
             return (
                 "fewer bits, from the original weights: mlx-mistral convert ORIGINAL "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlx_mistral.cache.quantized import can_quantize
+from mlx_mistral.config.convert_command import convert_command
 from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.config.sizes import size_text
 from mlx_mistral.errors import MemoryBudgetError
@@ -90,5 +91,5 @@ def _what_would_do(needs: ModelNeeds, name: str, plan: MemoryPlan) -> str:
         return f"--context {context}" + (f" --kv-bits {bits} fit" if bits else " fits")
     fewer = needs.fitting_bits(plan.context, plan.budget_bytes)
     if fewer is not None:
-        return f"mlx-mistral convert {name} DEST --bits {fewer} makes one that fits"
+        return f"{convert_command(name, '--bits', str(fewer))} makes one that fits"
     return f"--memory {plan.total_bytes} would do, or a smaller model"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -87,13 +88,24 @@ def test_what_does_not_fit_is_a_report_with_what_would(
     assert "fits        yes" in again.out
 
 
-def test_fewer_bits_are_advised_where_they_are_enough(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.75, 0.42, 0.36, 0.33])
+def test_the_conversion_that_is_advised_can_be_copied_fits_and_is_the_best(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
     """The demo's weights are most of what it needs."""
-    needs = run("fit", "--json").json
-    budget = needs["total_bytes"] - needs["weights_bytes"] // 2
-    told = run("fit", "--memory", str(budget), "--json").json
-    line = next(line for line in told["advice"] if "--bits" in line)
-    assert line.endswith("mlx-mistral convert demo DEST --bits 8")
+    monkeypatch.chdir(tmp_path)
+    needs = run("fit", "--context", "64", "--json").json
+    others = needs["total_bytes"] - needs["weights_bytes"]
+    room = ("--memory", str(others + round(share * needs["weights_bytes"])), "--context", "64")
+    advice = run("fit", "demo", *room, "--json").json["advice"]
+    line = next(line for line in advice if line.startswith("fewer bits fit: "))
+    program, *command = shlex.split(line.removeprefix("fewer bits fit: "))
+    assert (program, command[0]) == ("mlx-mistral", "convert")
+    made = run(*command, "--json")
+    assert made.status == 0, made.err
+    assert run("fit", command[2], *room, "--json").json["fits"]
+    best = run("convert", "demo", "best", "--fit", room[1], "--context", "64", "--json").json
+    assert made.json["weight_bytes"] == best["weight_bytes"]
 
 
 def test_bits_are_not_advised_where_none_are_few_enough(run: Run, tiny: Path) -> None:

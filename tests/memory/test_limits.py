@@ -98,7 +98,9 @@ def needs(bits: int | None) -> ModelNeeds:
 
 
 def test_what_cannot_fit_is_refused_with_the_plan_and_what_would() -> None:
-    with pytest.raises(MemoryBudgetError, match=r"weights 14\.\d+ GB.*convert big DEST --bits 8"):
+    with pytest.raises(
+        MemoryBudgetError, match=r"weights 14\.\d+ GB.*convert big big-8bit --bits 8"
+    ):
         check_fits(needs(None), "big", 10 * 10**9)
     with pytest.raises(MemoryBudgetError, match=r"--context \d+ --kv-bits 4 fit"):
         check_fits(needs(4), "small", 48 * 10**8, context=32768)
