@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.checkpoint.headers import Headers
@@ -11,7 +11,7 @@ from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.tuning import prefill_tokens
 
 from .chips import Chip
-from .plan import MemoryPlan, max_context, plan_memory
+from .plan import MemoryPlan, longest_fitting, plan_memory
 from .speed import DecodeSpeed, decode_speed, unquantized_weights_read, weights_read
 from .weights import (
     DEFAULT_GROUP,
@@ -120,16 +120,11 @@ class ModelNeeds:
         prefill_tokens: int | None = None,
     ) -> int:
         """The longest context that fits; 0 where not even one token does."""
-        return max_context(
-            self.config,
-            weights_bytes=self.weights_bytes,
-            budget_bytes=budget_bytes,
-            activation_bytes=self.activation_bytes,
-            gathers_float32=self.gathers_float32,
-            loading_bytes=self.loading_bytes,
-            kv_bits=kv_bits,
-            prefill_tokens=prefill_tokens or self.prefill_tokens,
-        )
+
+        def fits(context: int) -> bool:
+            return self.plan(context, budget_bytes, kv_bits, prefill_tokens=prefill_tokens).fits
+
+        return longest_fitting(self.config, fits)
 
     def fitting_kv_bits(self, context: int, budget_bytes: int) -> int | None:
         """The widest quantized cache with which it would fit, if any is narrow enough."""
@@ -141,15 +136,10 @@ class ModelNeeds:
     def fitting_bits(self, context: int, budget_bytes: int) -> int | None:
         """The most bits a weight with which an unquantized model would fit, if any are enough."""
         for bits, weights_bytes in self.uniform_bytes:
-            plan = plan_memory(
-                self.config,
-                weights_bytes=weights_bytes,
-                context=context,
-                budget_bytes=budget_bytes,
-                activation_bytes=self.activation_bytes,
-                prefill_tokens=self.prefill_tokens,
+            quantized = replace(
+                self, weights_bytes=weights_bytes, loading_bytes=0, gathers_float32=False
             )
-            if plan.fits:
+            if quantized.plan(context, budget_bytes).fits:
                 return bits
         return None
 

@@ -9,6 +9,7 @@ libraries and the tokenizer take another 100 to 150 MB outside of it, and severa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlx_mistral.config import ModelConfig
@@ -109,7 +110,14 @@ def max_context(
             prefill_tokens=prefill_tokens,
         ).fits
 
-    # Needs grow with the context, so halving the range finds the last that fits.
+    return longest_fitting(config, fits)
+
+
+def longest_fitting(config: ModelConfig, fits: Callable[[int], bool]) -> int:
+    """The longest context that the model was made for and that fits; 0 where none does.
+
+    Needs grow with the context, so halving the range finds it.
+    """
     fitting, too_long = 0, longest_context(config) + 1
     while too_long - fitting > 1:
         middle = (fitting + too_long) // 2
