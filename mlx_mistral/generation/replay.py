@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -17,24 +17,34 @@ from .tracing import can_trace, unfused_on_cpu
 
 Compute = Callable[[mx.array, Sequence[KVCache], list[mx.array]], list[mx.array]]
 """A pass: of tokens, what stands for the caches, and further arrays."""
-Traced = Callable[..., list[mx.array]]
+Traces = dict[tuple[Hashable, ...], Callable[..., list[mx.array]]]
+"""By what they depend on, oldest first."""
 
 
 class Replay:
     """Passes over one set of caches, each form of which is traced once.
 
-    Weights are those of the trace: it belongs to one reply, in which nobody changes them.
+    Weights are those of the trace: it belongs to one reply, or to replies that overlap, while which
+    nobody changes them.
     compute: must hold no cache, since MLX keeps it as long as its trace, and would never free it.
+    way: names what it computes, beside its arrays; those of one way may share traces.
     n_kept: traces at a time; the oldest makes way.
     """
 
     def __init__(
-        self, model: Model, cache: Sequence[KVCache], compute: Compute, *, n_kept: int = 1
+        self,
+        model: Model,
+        cache: Sequence[KVCache],
+        compute: Compute,
+        *,
+        way: Hashable = None,
+        n_kept: int = 1,
+        traces: Traces | None = None,
     ) -> None:
-        self._cache, self._compute, self._n_kept = cache, compute, n_kept
+        self._cache, self._compute, self._way, self._n_kept = cache, compute, way, n_kept
         self._is_possible = can_trace() and model.is_traceable
         self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
-        self._traces: dict[tuple[tuple[Form, ...], tuple[bool, ...]], Traced] = {}
+        self.traces: Traces = {} if traces is None else traces
 
     def forms(self, n_new: int = 1) -> tuple[Form, ...] | None:
         """Makes room for tokens in the caches, and says in which forms; None: they have none."""
@@ -55,14 +65,15 @@ class Replay:
         padding = mx.array(first.left_padding or 0)
         given = (tokens, mx.array(first.offset), padding, *buffers, *arrays)
         listeners = [router.on_route for router in self._routers if router.on_route is not None]
-        key = (forms, tuple([router.on_route is not None for router in self._routers]))
-        traced = self._traces.get(key)
+        listened = tuple([router.on_route is not None for router in self._routers])
+        key = (forms, listened, buffers[0].shape[0], self._way)
+        traced = self.traces.get(key)
         is_traced = traced is not None
         if traced is None:
-            while len(self._traces) >= self._n_kept:
-                del self._traces[next(iter(self._traces))]
+            while len(self.traces) >= self._n_kept:
+                del self.traces[next(iter(self.traces))]
             traced = mx.compile(_pass(self._compute, forms, len(buffers), self._routers))
-            self._traces[key] = traced
+            self.traces[key] = traced
             with unfused_on_cpu():
                 out = traced(*given)
         else:
@@ -78,7 +89,7 @@ class Replay:
 
 def _pass(
     compute: Compute, forms: Sequence[Form], n_buffers: int, routers: Sequence[SparseMoE]
-) -> Traced:
+) -> Callable[..., list[mx.array]]:
     """What is compiled. It knows no caches, as `compute` does not."""
 
     def run(

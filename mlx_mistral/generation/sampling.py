@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict
 
 import mlx.core as mx
@@ -67,6 +67,8 @@ class Draws(Protocol):
     def state(self) -> list[mx.array]: ...
     @state.setter
     def state(self, arrays: list[mx.array]) -> None: ...
+    @property
+    def way(self) -> Hashable: ...
     def __call__(self, logits: mx.array) -> mx.array: ...
 
 
@@ -102,6 +104,11 @@ class Sampler:
     @property
     def sampling(self) -> Sampling:
         return self._sampling
+
+    @property
+    def way(self) -> Hashable:
+        """What a draw depends on beside the state and how many texts there are."""
+        return replace(self._sampling, seed=None)
 
     @property
     def state(self) -> list[mx.array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -13,6 +14,8 @@ from mlx_mistral.model import Model
 from .replay import Compute, Replay
 from .sampling import Draws
 
+TRACES = 8
+"""Kept of texts that join and leave, of which there are now more and now fewer."""
 NAN = -1
 """Drawn in place of a token where a text's logits are NaN; the vocabulary does not have it."""
 
@@ -24,19 +27,41 @@ at most 10 are, of at most 50 MB each. Source: mlx, transforms.cpp, metal/device
 
 
 class NextToken:
-    """One step of decoding: compiled where caches and model allow it, else as it comes."""
+    """One step of decoding: compiled where caches and model allow it, else as it comes.
 
-    def __init__(self, model: Model, cache: Sequence[KVCache], sampler: Draws) -> None:
+    after: a step of other texts, whose traces serve these too where nothing else has changed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        cache: Sequence[KVCache],
+        sampler: Draws,
+        *,
+        after: NextToken | None = None,
+    ) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
-        self._replay = Replay(model, cache, _next_of(model, sampler))
-        weights: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-        self._weight_bytes = sum(one.nbytes for one in weights.values())
+        self._replay: Replay = Replay(
+            model,
+            cache,
+            _next_of(model, sampler),
+            way=sampler.way,
+            n_kept=1 if after is None else TRACES,
+            traces=None if after is None else after._replay.traces,
+        )
+
+    @cached_property
+    def _weight_bytes(self) -> int:
+        weights: dict[str, mx.array] = dict(tree_flatten(self._model.parameters()))
+        return sum(one.nbytes for one in weights.values())
 
     @property
     def may_overlap(self) -> bool:
         """Whether a step may be submitted before the one before it is done."""
+        if mx.default_device() == mx.cpu:
+            return True
         cache_bytes = sum(one.nbytes for one in self._cache)
-        return may_overlap(self._weight_bytes, cache_bytes, on_cpu=mx.default_device() == mx.cpu)
+        return may_overlap(self._weight_bytes, cache_bytes)
 
     def __call__(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """Builds the step, without computing it. The caches then hold the given tokens.
@@ -51,14 +76,14 @@ class NextToken:
         return logits, draw(self._sampler, logits)
 
 
-def may_overlap(weight_bytes: int, cache_bytes: int, *, on_cpu: bool) -> bool:
-    """Whether steps in flight together gain more than they cost.
+def may_overlap(weight_bytes: int, cache_bytes: int) -> bool:
+    """Whether steps in flight together gain more than they cost on a GPU.
 
     A buffer that the step before still reads cannot be written in place, and is copied. MLX
     bounds what is outstanding, so that in a large model a layer's turn comes again only when
     its buffers are free. On the CPU it bounds that to less than one layer.
     """
-    if on_cpu or cache_bytes <= IN_FLIGHT_BYTES:
+    if cache_bytes <= IN_FLIGHT_BYTES:
         return True
     return weight_bytes + cache_bytes > STEP_BYTES
 

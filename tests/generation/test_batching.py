@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
 from mlx_mistral.errors import CheckpointError, ContextError, MlxMistralError
-from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids
+from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids, replay
+from mlx_mistral.generation.tracing import can_trace
 from mlx_mistral.model import Model, fuse
 
 SAMPLED: dict[str, Any] = {"temp": 1.0, "seed": 11}
@@ -250,3 +251,26 @@ def test_nan_logits_of_a_batch_are_told_and_not_sampled() -> None:
     batch.insert([1, 2])
     with pytest.raises(CheckpointError, match="new token 1 are NaN"):
         batch.next()
+
+
+@pytest.mark.skipif(not can_trace(), reason="MLX replays nothing on this machine")
+def test_texts_that_take_the_places_of_others_take_their_traces_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, n_traces = model_of("mistral"), []
+    traced = replay._pass
+    monkeypatch.setattr(replay, "_pass", lambda *a: n_traces.append(1) or traced(*a))
+    for ways in ([{}], [{}, SAMPLED]):
+        batch, asked = BatchGenerator(model, max_batch=2), {}
+        for n in range(8):
+            way = ways[n % 3 % len(ways)]
+            one = batch.insert(
+                random_ids(5, seed=n), max_tokens=5 + n % 3, sampling=Sampling(**way)
+            )
+            asked[one] = way
+        n_traces.clear()
+        made = run_out(batch)
+        if len(ways) == 1:
+            assert len(n_traces) == 3  # of two at one column, of two apart, of the last alone
+        for one, way in asked.items():
+            assert made[one] == alone(model, random_ids(5, seed=one), 5 + one % 3, **way)

@@ -198,8 +198,7 @@ MB = 1 << 20
 def test_on_a_gpu_steps_wait_for_each_other_where_they_would_copy_large_caches(
     weights: int, cache: int, may: bool
 ) -> None:
-    assert step_module.may_overlap(weights, cache, on_cpu=False) is may
-    assert step_module.may_overlap(weights, cache, on_cpu=True)
+    assert step_module.may_overlap(weights, cache) is may
 
 
 def test_on_a_gpu_each_layer_rotates_in_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

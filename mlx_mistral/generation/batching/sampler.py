@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -35,6 +35,12 @@ class BatchSampler:
             if place in places:
                 return sampler, places.index(place)
         raise IndexError(place)
+
+    @property
+    def way(self) -> Hashable:
+        """As of `Sampler`."""
+        places = zip(self._samplers, self._places, strict=True)
+        return tuple((sampler.way, tuple(rows)) for sampler, rows in places)
 
     @property
     def state(self) -> list[mx.array]:

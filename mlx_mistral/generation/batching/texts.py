@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import mlx.core as mx
 
@@ -49,10 +49,12 @@ class Running:
     tokens: mx.array
     is_lent: bool = False
     """Whether others begin from these caches too, so that they must not move on."""
+    after: InitVar[NextToken | None] = None
+    """The step of texts that these go on with."""
     step: NextToken = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.step = NextToken(self.model, self.cache, self.sampler)
+    def __post_init__(self, after: NextToken | None) -> None:
+        self.step = NextToken(self.model, self.cache, self.sampler, after=after)
 
     @property
     def n_rows(self) -> int:
@@ -90,4 +92,5 @@ def gather(chosen: Sequence[tuple[Running, Sequence[int]]]) -> Running | None:
         cache=layers,
         sampler=BatchSampler.gather([(batch.sampler, places) for batch, places in chosen]),
         tokens=mx.concatenate([batch.tokens[mx.array(list(places))] for batch, places in chosen]),
+        after=first.step,
     )
