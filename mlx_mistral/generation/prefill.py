@@ -40,9 +40,10 @@ def prefill(
     start, size = 0, _size(step_size)
     while start + size < total:
         with all_or_nothing(cache, size):
-            model.model(tokens[:, start : start + size], cache, before_layer)
-            # Only the caches are needed: no head, and the graph ends here.
-            mx.eval([one.state for one in cache])
+            # Only the caches are needed, but what is last leads past all attention: rings are then
+            # written when nobody reads what was there before, and need not be copied.
+            last = model.model(tokens[:, start : start + size], cache, before_layer, last_only=True)
+        _compute(last, cache)
         mx.clear_cache()
         start += size
         if progress:
@@ -51,7 +52,7 @@ def prefill(
     rest = tokens[:, start:]
     with all_or_nothing(cache, rest.shape[1]):
         logits = model.head(model.model(rest, cache, before_layer, last_only=True))[:, 0]
-        mx.eval(logits, [one.state for one in cache])
+    _compute(logits, cache)
     if progress:
         progress(total, total)
     return logits
@@ -59,6 +60,16 @@ def prefill(
 
 def _size(step_size: StepSize) -> int:
     return step_size if isinstance(step_size, int) else step_size()
+
+
+def _compute(last: mx.array, cache: Sequence[KVCache]) -> None:
+    """Where that fails nothing is sure to be left of what the caches held: they are emptied."""
+    try:
+        mx.eval(last, [one.state for one in cache])
+    except Exception:
+        for one in cache:
+            one.trim(one.offset)
+        raise
 
 
 def _computed_then(interrupt: Interrupt) -> Callable[[mx.array], None]:

@@ -181,3 +181,22 @@ def test_nan_logits_are_told_and_not_sampled(broken: str) -> None:
         model.lm_head.weight[7] = float("nan")
     with pytest.raises(CheckpointError, match="NaN"):
         tokens(model, [1, 2], max_tokens=3)
+
+
+def test_a_pass_that_the_device_refuses_leaves_empty_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompt = tiny_model(tiny_config(sliding_window=6)), random_ids(30)
+    cache = model.make_cache()
+    prefill(model, mx.array([prompt[:10]]), cache, step_size=8)
+
+    def refuses(*args: object) -> None:
+        raise RuntimeError("unable to allocate")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "eval", refuses)
+        with pytest.raises(RuntimeError):
+            prefill(model, mx.array([prompt[10:]]), cache, step_size=8)
+    assert all(one.empty() for one in cache)
+    again = prefill(model, mx.array([prompt]), cache, step_size=8)
+    assert mx.allclose(again, prefill(model, mx.array([prompt]), model.make_cache(), step_size=8))
