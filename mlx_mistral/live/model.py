@@ -11,9 +11,9 @@ from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.dtype import resolve_dtype
 from mlx_mistral.checkpoint.load import fill, hollow_model, parts
 from mlx_mistral.checkpoint.reader import Checkpoint
-from mlx_mistral.errors import MemoryBudgetError, TokenizerError
+from mlx_mistral.errors import TokenizerError
 from mlx_mistral.loading import check_room, held_in_part
-from mlx_mistral.memory.machine import this_machine
+from mlx_mistral.memory.machine import machine_budget
 from mlx_mistral.memory.streamed import EXPERTS
 from mlx_mistral.memory.weights import weights_in_memory
 from mlx_mistral.model import Model, fuse
@@ -217,7 +217,4 @@ def _has_chat_format(tokenizer: Tokenizer) -> bool:
 
 def _memory_limit() -> int:
     """0 where the system does not tell."""
-    try:
-        return this_machine().budget_bytes
-    except MemoryBudgetError:
-        return 0
+    return machine_budget() or 0

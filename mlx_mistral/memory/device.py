@@ -8,7 +8,7 @@ from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
 from mlx_mistral.errors import MemoryBudgetError
 
 from .chips import Chip, this_chip
-from .machine import Machine, this_machine
+from .machine import Machine, this_machine_now
 
 MAC_DTYPE = "bfloat16"
 """Of activations on a Mac's GPU, unless told."""
@@ -30,7 +30,7 @@ class Device:
     def here(cls, *, dtype: str | None = None) -> Device:
         """This machine, as MLX would use it."""
         try:
-            machine = this_machine()
+            machine = this_machine_now()
         except MemoryBudgetError:
             machine = None
         return cls(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mlx_mistral.errors import MemoryBudgetError
+
+from .mac import free_now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,15 @@ def this_machine() -> Machine:
     Raises: MemoryBudgetError: the system does not tell.
     """
     return _device() or (linux() if sys.platform == "linux" else _physical())
+
+
+def this_machine_now() -> Machine:
+    """As `this_machine`, with what is free now on a Mac too, where another program tells it."""
+    found = this_machine()
+    if found.free_bytes is not None or platform.system() != "Darwin":
+        return found
+    free = free_now()
+    return replace(found, free_bytes=None if free is None else min(free, found.budget_bytes))
 
 
 def machine_budget() -> int | None:
