@@ -7,8 +7,9 @@ What the formulas assume:
   the sum is too large by them; nothing has been measured there, and what the device
   holds in flight is not counted either.
 - MLX allocates a few steps ahead of what is computed: while one layer's feed-forward is still
-  held, the next layer's attention may be there, but never two of a kind. How many copies of
-  each array live at once has been counted on the CPU backend, with a little to spare.
+  held, of a mixture some of it, the next layer's attention may be there, but never two of a
+  kind. How many copies of each array live at once has been counted on the CPU backend, with a
+  little to spare.
 
 Letters: T tokens of a chunk, S visible tokens, H query heads, K key/value heads, D head_dim,
 W window, E experts, k experts a token.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.model.blocked import UNFUSED_ROWS
+from mlx_mistral.model.linear import FEW_ROWS, MOST_PIECES, PIECE_WEIGHTS
 from mlx_mistral.tuning import PREFILL_TOKENS as PREFILL_TOKENS
 from mlx_mistral.tuning import rule
 
@@ -25,6 +27,8 @@ from .cache import cache_bytes, pair_bytes, ring_bytes, stored_bytes
 
 BLOCKS_AT_ONCE = 4
 """Of attention's blocks of queries, those that MLX holds together."""
+PIECES_AT_ONCE = 8
+"""Of a quantized matrix that is unpacked, those that MLX holds together."""
 CHAT_PLACES = 2
 """Moments of a conversation that a Chat can go back to; each holds all rings."""
 VOCABULARY_ROWS = 24
@@ -54,10 +58,12 @@ def workspace_bytes(
     """
     b = activation_bytes
     n_new = min(prefill_tokens or rule(config), context)
-    rings = (1 + kept_places) * ring_bytes(config, context, b, kv_bits)
+    rings = ring_bytes(config, context, b, kv_bits)
     grown = stored_bytes(config, context, b, kv_bits) if None in config.windows else 0
+    # A place that is kept while n tokens are read is one before them.
     passing = max(
         pass_bytes(config, n, context, b, gathers_float32=gathers_float32, kv_bits=kv_bits)
+        + kept_places * ring_bytes(config, context - n, b, kv_bits)
         for n in {n_new, 1}
     )
     held = passing + rings + grown
@@ -84,7 +90,8 @@ def pass_bytes(
     dequantized = 0 if kv_bits is None else _dequantized(config, n_new, context, b, kv_bits)
     casts = _experts_in_float32(config) if gathers_float32 else 0
     sampling = 4 * VOCABULARY_ROWS * config.vocab_size
-    return of_layers(config, n_new, context, b, expert_bytes) + casts + dequantized + sampling
+    passing = of_layers(config, n_new, context, b, expert_bytes) + casts + dequantized + sampling
+    return passing + (_unpacked(config, n_new) if b == 4 else 0)
 
 
 def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes: int) -> int:
@@ -94,7 +101,13 @@ def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes
     queries = n_new * config.n_heads * config.head_dim * 4
     projections = 2 * queries + 3 * pair_bytes(config, n_new, 4)
     attention = max(_attention(config, window, n_new, context, b) for window in set(config.windows))
-    return hidden + projections + attention + _feed_forward(config, n_new, b, expert_bytes)
+    feed_forward = _feed_forward(config, n_new, b, expert_bytes)
+    if config.moe is None:
+        return hidden + projections + attention + feed_forward
+    # Experts are many steps long: of theirs, the next attention meets the rows as wide as hidden
+    # states, not the wider ones between the matrices.
+    rows = 4 * n_new * config.moe.num_experts_per_tok * config.dim * 4
+    return hidden + projections + max(attention + rows, feed_forward)
 
 
 def _attention(config: ModelConfig, window: int | None, n_new: int, context: int, b: int) -> int:
@@ -119,6 +132,24 @@ def _dequantized(config: ModelConfig, n_new: int, context: int, b: int, kv_bits:
         context if window is None else min(context, window + n_new) for window in config.windows
     )
     return 2 * (pair_bytes(config, seen, b) + stored_bytes(config, seen, b, kv_bits))
+
+
+def _unpacked(config: ModelConfig, n_new: int) -> int:
+    """A quantized matrix as it is multiplied by many rows in float32: pieces, and their products.
+
+    The products are there when they are joined. Maps of one input are one matrix.
+    """
+    if config.quantization is None or n_new < FEW_ROWS:
+        return 0
+    heads = config.n_heads * config.head_dim
+    sizes = [(heads + 2 * config.n_kv_heads * config.head_dim, config.dim), (config.dim, heads)]
+    if config.moe is None:
+        sizes += [(2 * config.hidden_dim, config.dim), (config.dim, config.hidden_dim)]
+    return max(
+        4 * min(out * wide, PIECES_AT_ONCE * max(PIECE_WEIGHTS, -(-out // MOST_PIECES) * wide))
+        + 4 * n_new * out
+        for out, wide in sizes
+    )
 
 
 def _feed_forward(config: ModelConfig, n_new: int, b: int, expert_bytes: int) -> int:

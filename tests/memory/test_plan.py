@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -16,7 +17,7 @@ from mlx.utils import tree_flatten
 from mlx_mistral import Chat, stream_generate
 from mlx_mistral.cache import make_cache
 from mlx_mistral.cache.prefix import PrefixCache
-from mlx_mistral.config import ModelConfig
+from mlx_mistral.config import ModelConfig, QuantConfig, QuantParams
 from mlx_mistral.errors import ContextError
 from mlx_mistral.memory import MemoryPlan, cache_bytes, max_context, plan_memory, workspace_bytes
 from mlx_mistral.memory.needs import ModelNeeds
@@ -115,13 +116,18 @@ def test_half_precision_stays_inside_the_plan(shape: str) -> None:
     assert meter.peak <= plan.total_bytes
 
 
-@pytest.mark.parametrize("shape", ["full", "mixtral", "window"])
-def test_a_quantized_model_stays_inside_the_plan(shape: str) -> None:
+@pytest.mark.parametrize("unpacks", [True, False])
+@pytest.mark.parametrize("shape", ["full", "nemo", "mixtral", "window"])
+def test_a_quantized_model_stays_inside_the_plan(
+    shape: str, unpacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_mistral.model.linear.multiplies_fast", lambda: unpacks)
     meter = Meter()
-    model = tiny_model(scaled_config(**SHAPES[shape], n_layers=2))
+    params = QuantConfig(default=QuantParams(group_size=32, bits=4))
+    model = tiny_model(replace(scaled_config(**SHAPES[shape]), quantization=params))
     nn.quantize(
         model,
-        group_size=64,
+        group_size=32,
         bits=4,
         class_predicate=lambda path, module: (
             hasattr(module, "to_quantized") and not path.endswith("gate")
