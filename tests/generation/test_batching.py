@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
 from mlx_mistral.errors import CheckpointError, ContextError, MlxMistralError
-from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids, replay
+from mlx_mistral.generation import BatchGenerator, Sampler, Sampling, generate_ids, replay
+from mlx_mistral.generation.batching.sampler import BatchSampler
 from mlx_mistral.generation.tracing import can_trace
 from mlx_mistral.model import Model, fuse
 
@@ -251,6 +252,15 @@ def test_nan_logits_of_a_batch_are_told_and_not_sampled() -> None:
     batch.insert([1, 2])
     with pytest.raises(CheckpointError, match="new token 1 are NaN"):
         batch.next()
+
+
+def test_ways_of_drawing_differ_by_who_draws_how_and_not_by_seed() -> None:
+    def way(*asked: dict[str, Any]) -> object:
+        return BatchSampler([(Sampler(Sampling(**one), 20, [[1]]), 0) for one in asked]).way
+
+    assert way({}, SAMPLED, {}) == way({}, {**SAMPLED, "seed": 3}, {})
+    others = [way({}, {}, SAMPLED), way({}, CUT, {}), way({}, SAMPLED), way(SAMPLED, {}, {})]
+    assert way({}, SAMPLED, {}) not in others
 
 
 @pytest.mark.skipif(not can_trace(), reason="MLX replays nothing on this machine")
