@@ -14,6 +14,8 @@ from mlx_mistral.completion import GenerationResponse, stream_generate
 from mlx_mistral.errors import CacheError, TokenizerError
 from mlx_mistral.model import Model
 from mlx_mistral.text.spoken import Spoken
+from mlx_mistral.text.stem import stem_length
+from mlx_mistral.tuning import prefill_tokens
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
@@ -164,6 +166,19 @@ class Chat:
                 made = takewhile(lambda one: one not in self.tokenizer.eos_ids, ids[start:])
                 self._made[turn.content] = tuple(made)
 
+    def _stem(self, ids: Sequence[int]) -> int:
+        """Where a ring that wraps would forget how other chats begin, too."""
+        windows = [w for w in self.model.config.windows if w is not None]
+        if not (self.system or self.tools) or len(ids) <= min(windows, default=len(ids)):
+            return 0
+        system = [{"role": "system", "content": self.system}] if self.system else []
+
+        def encode(text: str) -> list[int]:
+            first = {"role": "user", "content": text}
+            return self.tokenizer.encode_chat([*system, first], self.tools)
+
+        return stem_length(ids, encode)
+
     def _turns(self) -> list[_Turn]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [_Turn(message=one, made=self._made) for one in (*system, *self.messages)]
@@ -178,10 +193,19 @@ class Chat:
         ids = self._prompt()
         texts, prefix = self.model.prefixes, self._prefix
         self.reused_tokens = texts.begin(prefix, ids, budget_bytes=self.model.budget_bytes)
+        prefix.stem = self._stem(ids)
         told = options.pop("progress", None)
+        size = options.pop("prefill_step_size", None) or prefill_tokens(
+            self.model.config, self.model.dtype
+        )
+
+        def chunk() -> int:
+            to_stem = prefix.stem - prefix.layers[0].offset
+            wanted: int = size() if callable(size) else size
+            return min(wanted, to_stem) if to_stem > 0 else wanted
 
         def progress(done: int, total: int) -> None:
-            if done == total:
+            if done == total or prefix.layers[0].offset == prefix.stem:
                 prefix.keep_place()
             if told:
                 told(done, total)
@@ -192,6 +216,7 @@ class Chat:
             ids[self.reused_tokens :],
             prompt_cache=prefix.layers,
             cached_ids=ids[: self.reused_tokens],
+            prefill_step_size=chunk,
             progress=progress,
             spare=prefix.forget_places,
             **options,

@@ -18,7 +18,14 @@ from mlx_mistral.generation.decode import MayGoOn
 from mlx_mistral.generation.prefill import Progress, StepSize
 from mlx_mistral.generation.speculate import Counts, generate_with_drafts
 from mlx_mistral.generation.speculate.length import LENGTHS
-from mlx_mistral.memory.governor import Tell, governor_of, log, model_limits, text_bytes
+from mlx_mistral.memory.governor import (
+    Governor,
+    Tell,
+    governor_of,
+    log,
+    model_limits,
+    text_bytes,
+)
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
 from mlx_mistral.tuning import prefill_tokens
@@ -67,7 +74,7 @@ def stream_generate(
     prompt_cache: Sequence[KVCache] | None = None,
     context: int | None = None,
     kv_bits: int | None = None,
-    prefill_step_size: int | None = None,
+    prefill_step_size: StepSize | None = None,
     progress: Progress | None = None,
     speculate: bool = False,
     draft_model: Model | None = None,
@@ -87,7 +94,8 @@ def stream_generate(
     kv_bits: 8 or 4 holds keys and values in so many bits; for a cache that is given, it has
         been said when that was made.
     prefill_step_size: prompt tokens that are read at a time; None: as `bench --sweep` measured for
-        such a model on this machine, else by a rule. Rounding depends on it, nothing else.
+        such a model on this machine, else by a rule; what is called is asked before each chunk.
+        Rounding depends on it, nothing else.
     progress: called with the prompt tokens read so far and their total.
     speculate: draft tokens from the text so far and check several a pass; the reply is the same.
     draft_model: let this smaller model of the same tokenizer write the drafts.
@@ -129,7 +137,7 @@ def stream_generate(
     def begin() -> Generator[Step, None, None]:
         if governor is not None:
             governor.check(len(ids))
-            options["prefill_step_size"] = partial(governor.chunk, step_size)
+            options["prefill_step_size"] = partial(_governed, governor, step_size)
             options["may_go_on"] = governor.may_go_on
         if not drafts:
             return generate_ids(model, ids, **options)
@@ -178,7 +186,7 @@ class GenerationOptions(SamplingOptions, total=False):
     prompt_cache: Sequence[KVCache] | None
     context: int | None
     kv_bits: int | None
-    prefill_step_size: int | None
+    prefill_step_size: StepSize | None
     progress: Progress | None
     speculate: bool
     draft_model: Model | None
@@ -209,6 +217,10 @@ def prompt_ids(tokenizer: Tokenizer | None, prompt: Prompt) -> list[int]:
     if not isinstance(given, list) or len(ids) != len(given):
         raise TokenizerError("the prompt is neither text nor a list of token ids; give one of them")
     return ids
+
+
+def _governed(governor: Governor, step_size: StepSize) -> int:
+    return governor.chunk(step_size if isinstance(step_size, int) else step_size())
 
 
 def _log_probabilities(logits: mx.array) -> mx.array:

@@ -54,8 +54,9 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_system_prompt_is_read_once_for_all_chats(fed: list[int]) -> None:
-    model = model_of("mistral")
+@pytest.mark.parametrize("family", KINDS)
+def test_a_system_prompt_is_read_once_for_all_chats(family: str, fed: list[int]) -> None:
+    model = model_of(family)
     chats = [make_chat(model) for _ in range(4)]
     questions = ["Where is the station?", "And the market?", "What is there to see?", "Why?"]
     for chat, question in zip(chats, questions, strict=True):
@@ -64,11 +65,14 @@ def test_a_system_prompt_is_read_once_for_all_chats(fed: list[int]) -> None:
     fed.clear()
     for chat in chats:
         reply(chat, "More")
-    assert sum(fed) <= 4 * (len("More") + 6)
+    assert sum(fed) <= 4 * (len("More") + 2 * 6)
 
 
-def test_a_chat_that_is_closed_leaves_its_beginning_to_the_next(fed: list[int]) -> None:
-    model = model_of("mistral")
+@pytest.mark.parametrize("family", KINDS)
+def test_a_chat_that_is_closed_leaves_its_beginning_to_the_next(
+    family: str, fed: list[int]
+) -> None:
+    model = model_of(family)
     for question in ("One", "Two", "Three"):
         reply(make_chat(model), question)
     assert sum(fed) <= len(SYSTEM) + 3 * (6 + 5)
