@@ -52,8 +52,7 @@ def drawn(
         return made.token_ids, told, mx.get_peak_memory() - n_bytes
 
 
-@pytest.mark.parametrize("same", [True, False])
-@pytest.mark.parametrize("kv_bits", [None, 8])
+@pytest.mark.parametrize(("same", "kv_bits"), [(True, None), (False, None), (True, 8)])
 def test_fewer_run_at_once_and_say_the_same(model: Model, same: bool, kv_bits: int | None) -> None:
     at_once, told, _ = drawn(model, 1 << 40, same=same, kv_bits=kv_bits)
     assert told == []
@@ -127,3 +126,13 @@ def test_a_prompt_that_does_not_fit_disturbs_no_other(model: Model) -> None:
         while batch:
             made += batch.next()
     assert len(made) == 3
+
+
+def test_what_was_taken_before_the_first_text_runs_counts(model: Model) -> None:
+    with budget(model, 2_500_000):
+        batch = BatchGenerator(model)
+        batch.insert(random_ids(100, 266), max_tokens=3)
+        other = mx.zeros(1 << 20)
+        mx.eval(other)
+        with pytest.raises(MemoryBudgetError, match="not even alone"):
+            batch.next()

@@ -140,8 +140,10 @@ def test_drafts_stay_inside_as_well(full: Model) -> None:
     assert "8 bits" in run.steps
 
 
-@pytest.mark.parametrize("shape", ["full", "window"])
-@pytest.mark.parametrize("sampling", [{}, {"temp": 1.0, "top_p": 0.9, "repetition_penalty": 1.1}])
+@pytest.mark.parametrize(
+    ("shape", "sampling"),
+    [("full", {}), ("window", {"temp": 1.0, "top_p": 0.9, "repetition_penalty": 1.1})],
+)
 def test_passes_that_check_long_drafts_stay_inside(
     shape: str, sampling: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
