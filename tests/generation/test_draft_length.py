@@ -206,6 +206,17 @@ def test_what_drafts_cost_is_asked_again_after_a_long_time() -> None:
     assert lengths.choose(16) > 0
 
 
+def test_returning_costs_what_tokens_around_drafts_took_longer_on_balance() -> None:
+    lengths = DraftLength()
+    for _ in range(9):
+        lengths.decoded(1.0)
+    lengths.decoded(0.2, is_followed=False)
+    lengths.checked(8, 3, 1, 2.0)
+    lengths.decoded(2.1)
+    assert lengths._return_cost == pytest.approx(0.3)
+    assert lengths._lost == pytest.approx(0.3)
+
+
 def test_a_drafter_as_slow_as_the_model_is_never_asked() -> None:
     lengths = DraftLength(seconds_per_drafted=1.0)
     for _ in range(500):

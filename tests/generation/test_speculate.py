@@ -62,14 +62,14 @@ class Fixed(DraftLength):
 
 
 class AsManyTimes(Fixed):
-    """Drafts three tokens, so many times."""
+    """Drafts three tokens, so many times, after a few plain passes."""
 
     def __init__(self, times: int) -> None:
         super().__init__(3)
         self._times = times
 
     def choose(self, match: int) -> int:
-        return self._n if self._times else 0
+        return self._n if self._times and len(self._plain) > 2 else 0
 
     def checked(self, *args: Any, **kwargs: Any) -> None:
         super().checked(*args, **kwargs)

@@ -24,7 +24,7 @@ ALLOWED_PASSES = 0.5
 """Plain passes that they may have cost besides, so that a short text can begin to draft."""
 FIRST_SLOPE = 0.1
 """What each drafted token is taken to add to a pass before one was timed."""
-WORST_SLOPE = 0.5
+WORST_SLOPE = 0.3
 """What it may add as well, for all that is known then."""
 FIRST_SETUP = 1.0
 """What the first draft of a length, and the first token after drafts, are taken to cost besides:
