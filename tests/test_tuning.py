@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_mistral import batch_generate, stream_generate, tuning
+from mlx_mistral.config.quantization import QuantConfig
 from mlx_mistral.memory import ModelNeeds
 from mlx_mistral.model.transformer import Decoder
 from tests.tiny import FAMILIES, random_ids, tiny_config, tiny_model
@@ -30,6 +31,14 @@ def test_a_measured_chunk_is_that_of_its_architecture_and_type_alone(home: Path)
     assert tuning.prefill_tokens(DENSE, mx.bfloat16) == tuning.rule(DENSE)
     assert tuning.prefill_tokens(replace(DENSE, dim=32), "float32") == tuning.rule(DENSE)
     assert tuning.prefill_tokens(MIXTURE, "float32") == tuning.rule(MIXTURE)
+
+
+def test_a_quantized_model_has_a_chunk_of_its_own(home: Path) -> None:
+    """Its configuration holds a mapping, so it has no hash."""
+    quantized = replace(DENSE, quantization=QuantConfig.from_json({"bits": 4, "group_size": 32}))
+    home.write_text(json.dumps({tuning.key(quantized, "float32"): 96}))
+    assert tuning.prefill_tokens(quantized, "float32") == 96
+    assert tuning.prefill_tokens(DENSE, "float32") == tuning.rule(DENSE)
 
 
 @pytest.mark.parametrize("value", [0, -1, 15, 1 << 20, True, 96.0, "96", None, [96]])
