@@ -30,6 +30,7 @@ import mlx.core as mx
 from mlx_lm.generate import generate_step
 
 from mlx_mistral import load
+from mlx_mistral.checkpoint import load_model
 from mlx_mistral.completion import stream_generate
 from mlx_mistral.demo import model_path
 from mlx_mistral.generation.speculate import Counts
@@ -179,7 +180,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     args = parser.parse_args()
     if args.model:
-        model = load(args.model, dtype="float32")[0]
+        model = load_model(args.model, dtype="float32")
         works = list(free_texts(model))
     else:
         model, tokenizer = load(model_path(), dtype="float32")
