@@ -25,8 +25,9 @@ from mlx_mistral.tuning import rule
 
 from .cache import cache_bytes, pair_bytes, ring_bytes, stored_bytes
 
-BLOCKS_AT_ONCE = 4
-"""Of attention's blocks of queries, those that MLX holds together."""
+BLOCKS_AT_ONCE = 10
+"""Of attention's blocks of queries, those that MLX holds together: all 4 of a chunk of 512, all 8
+of 1024, and up to 10 of longer ones."""
 PIECES_AT_ONCE = 8
 """Of a quantized matrix that is unpacked, those that MLX holds together."""
 CHAT_PLACES = 2

@@ -104,6 +104,26 @@ def test_reading_and_answering_stays_inside_the_plan(shape: str) -> None:
     assert held <= plan.cache_bytes <= 1.03 * held
 
 
+@pytest.mark.parametrize("shape", ["many heads", "mixtral"])
+@pytest.mark.parametrize("chunk", [128, 1024])
+def test_other_chunks_stay_inside_the_plan(shape: str, chunk: int) -> None:
+    meter = Meter()
+    model = tiny_model(scaled_config(**{"n_heads": 16, "n_layers": 1, **SHAPES[shape]}))
+    ids = random_ids(1100, 266)
+    for _ in stream_generate(model, None, ids, max_tokens=2, prefill_step_size=chunk):
+        pass
+    weights_bytes = plan_of(model, 1).weights_bytes
+    plan = plan_memory(
+        model.config,
+        weights_bytes=weights_bytes,
+        context=1102,
+        budget_bytes=1 << 40,
+        activation_bytes=4,
+        prefill_tokens=chunk,
+    )
+    assert meter.peak <= plan.total_bytes
+
+
 @pytest.mark.parametrize("shape", ["full", "mixtral", "window"])
 def test_half_precision_stays_inside_the_plan(shape: str) -> None:
     meter = Meter()
