@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from mlx_mistral.cache import KVCache, Mask, SharedPrefixes, attention_mask, make_cache
 from mlx_mistral.config import ModelConfig
+from mlx_mistral.errors import ContextError
 
 from .attention import Attention
 from .experts import SparseMoE
@@ -87,7 +88,16 @@ class Model(nn.Module):
         kv_bits: int | None = None,
         left_padding: Sequence[int] | None = None,
     ) -> list[KVCache]:
-        """One cache a layer; see `mlx_mistral.cache.make_cache`."""
+        """One cache a layer; see `mlx_mistral.cache.make_cache`.
+
+        Raises: ContextError: the model has fewer positions than this context.
+        """
+        longest = self._config.max_context
+        if context is not None and longest is not None and context > longest:
+            raise ContextError(
+                f"a context of {context} tokens is asked for, the model has {longest}; "
+                f"ask for at most {longest}, or leave it out"
+            )
         return make_cache(
             self._config.windows,
             context=context,

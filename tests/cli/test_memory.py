@@ -73,11 +73,14 @@ def test_a_budget_too_small_for_the_model_is_one_line(
 @pytest.mark.parametrize(
     "command",
     [["fit", "--context", "99999999"], ["bench", "--depth", "99999999", "-p", "0"],
-     ["convert", "DEST", "--fit", "1GB", "--context", "99999999"]],
+     ["convert", "DEST", "--fit", "1GB", "--context", "99999999"],
+     ["generate", "-p", "Hi", "--context", "99999999"],
+     ["generate", "-p", "Hi", "-n", "2", "--context", "99999999"],
+     ["chat", "--context", "99999999"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_context_beyond_the_model_s_is_one_line(
     run: Run, command: list[str], tmp_path: Path
 ) -> None:
     words = [str(tmp_path / "made") if word == "DEST" else word for word in command[1:]]
-    assert failed_in_one_line(run(command[0], "demo", *words))
+    assert failed_in_one_line(run(command[0], "demo", *words, stdin=b"Hello\n"))
