@@ -8,6 +8,7 @@ Source: arXiv:2401.04088, section 2.1; mistral-inference, moe.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -61,6 +62,21 @@ class SparseMoE(nn.Module):
         return chosen, mx.softmax(scores.astype(mx.float32), axis=-1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouping:
+    """In what products routed tokens meet their experts: each by itself, unless said here.
+
+    Whoever computes experts in another order has to group alike: other sizes round differently.
+    """
+
+    is_sorted: bool
+    """Tokens of one expert follow each other."""
+    block_rows: int = 0
+    """Rows of a product, some of which may be for nothing."""
+    is_all_to_each: bool = False
+    """Each expert is given all tokens, whoever chose it."""
+
+
 class Experts(nn.Module):
     """E SwiGLU blocks as three stacks of matrices."""
 
@@ -73,12 +89,12 @@ class Experts(nn.Module):
 
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
-        rows = self._rows_of_a_block(chosen.size)
-        if rows:
-            return self._in_blocks(x, chosen, rows)
-        if chosen.size >= EACH_FROM * self._num_experts and self._gives_all_to_each():
+        grouping = self.grouping(chosen.size)
+        if grouping.block_rows:
+            return self._in_blocks(x, chosen, grouping.block_rows)
+        if grouping.is_all_to_each:
             return self._all_to_each(x, chosen)
-        if chosen.size >= SORT_FROM * self._num_experts:
+        if grouping.is_sorted:
             return self._sorted(x, chosen)
         into, out_of = _rows(chosen.shape) if chosen.ndim == 2 else (None, None)
         return self._run(x[..., None, None, :], chosen, False, into, out_of).squeeze(-2)
@@ -92,23 +108,24 @@ class Experts(nn.Module):
         out = self._run(rows, flat[order], True).squeeze(-2)
         return out[mx.argsort(order)].reshape(*chosen.shape, -1)
 
-    def _rows_of_a_block(self, n: int) -> int:
-        """0 where the kernel itself sees which rows are of one expert, or gains nothing by it.
+    def grouping(self, n: int) -> Grouping:
+        """How n routed tokens come to their experts.
 
-        The CPU's reads a whole matrix for every row that it is given alone, unless that is
-        quantized, where unpacking takes the time.
+        The CPU's kernel reads a whole matrix for every row that it is given alone, unless that
+        is quantized, where unpacking takes the time.
         """
-        is_plain = isinstance(self.gate_proj, ExpertLinear)
-        return block_rows(n, self._num_experts) if is_plain and _on_cpu() else 0
+        if isinstance(self.gate_proj, ExpertLinear) and _on_cpu():
+            if rows := block_rows(n, self._num_experts):
+                return Grouping(is_sorted=True, block_rows=rows)
+            if n >= EACH_FROM * self._num_experts and multiplies_fast():
+                return Grouping(is_sorted=True, is_all_to_each=True)
+        return Grouping(is_sorted=n >= SORT_FROM * self._num_experts)
 
     def _in_blocks(self, x: mx.array, chosen: mx.array, rows: int) -> mx.array:
         blocks = arrange(chosen.flatten(), self._num_experts, rows)
         of_blocks = x.flatten(0, -2)[blocks.tokens // chosen.shape[-1]]  # (blocks, rows, dim)
         out = self._run(of_blocks, blocks.experts, True).flatten(0, 1)
         return out[blocks.places].reshape(*chosen.shape, -1)
-
-    def _gives_all_to_each(self) -> bool:
-        return isinstance(self.gate_proj, ExpertLinear) and multiplies_fast()
 
     def _all_to_each(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Every expert's results for all tokens; those that nobody chose are not looked at."""

@@ -9,10 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_mistral.model.experts import SORT_FROM
+from mlx_mistral.model.experts import Grouping
 from mlx_mistral.model.transformer import Block
 
-from .slot import Key
+from .slot import Key, Slot
 from .stream import ExpertStream
 
 
@@ -52,15 +52,14 @@ class StreamedExperts(nn.Module):
         self,
         stream: ExpertStream,
         layer: int,
-        n_experts: int,
         next_router: NextRouter | None,
-        block_rows: Callable[[int], int],
+        grouping: Callable[[int], Grouping],
     ) -> None:
-        """block_rows: of how many rows resident experts make blocks of so many routed tokens."""
+        """grouping: how so many routed tokens come to experts that are resident."""
         super().__init__()
-        self._stream, self._layer, self._n_experts = stream, layer, n_experts
+        self._stream, self._layer = stream, layer
         self._next_router = next_router
-        self._block_rows = block_rows
+        self._grouping = grouping
 
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
@@ -80,8 +79,7 @@ class StreamedExperts(nn.Module):
     ) -> mx.array:
         """Shapes: (N, dim) -> (N * k, dim), in the order of the choices."""
         stream, top_k = self._stream, chosen.shape[-1]
-        is_sorted = chosen.size >= SORT_FROM * self._n_experts
-        block_rows = self._block_rows(chosen.size) if is_sorted else 0
+        grouping = self._grouping(chosen.size)
         shares = {expert: len(places) / x.shape[0] for expert, places in rows.items()}
         order = [(self._layer, expert) for expert in stream.turn(self._layer, shares)]
         parts, begun, at_once = [], 0, False
@@ -96,11 +94,10 @@ class StreamedExperts(nn.Module):
                             if not stream.begin(guess, guessed=guesses):
                                 break
                     if number == 0:
-                        at_once = begun == len(order) and not is_sorted
+                        at_once = begun == len(order) and not grouping.is_sorted
                 slot = stream.take(key)
                 tokens = rows[key[1]] // top_k
-                part = slot(_in_blocks(x, tokens, block_rows), is_sorted).flatten(0, 1)
-                parts.append(part[: len(tokens)])
+                parts.append(_outputs(slot, x, tokens, grouping))
                 if not at_once:
                     mx.eval(parts[-1])
                     stream.release([key])
@@ -117,8 +114,19 @@ class StreamedExperts(nn.Module):
         return [(self._layer + 1, one) for one, _ in Counter(best.ravel().tolist()).most_common()]
 
 
+def _outputs(slot: Slot, x: mx.array, tokens: np.ndarray, grouping: Grouping) -> mx.array:
+    """What an expert makes of some tokens, in products as resident experts have them.
+
+    Shapes: (N, dim), (n,) ints -> (n, dim).
+    """
+    if grouping.is_all_to_each:
+        return slot(x[None], grouping.is_sorted)[0][mx.array(tokens)]
+    rows = _in_blocks(x, tokens, grouping.block_rows)
+    return slot(rows, grouping.is_sorted).flatten(0, 1)[: len(tokens)]
+
+
 def _in_blocks(x: mx.array, tokens: np.ndarray, rows: int) -> mx.array:
-    """Some rows, in blocks as the resident experts' are: other sizes round differently.
+    """Some rows in blocks.
 
     The last block is filled up with rows that nobody looks at. rows: 0: each by itself.
     Shapes: (N, dim) -> (n, rows, dim).

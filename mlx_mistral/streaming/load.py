@@ -96,7 +96,6 @@ def load_streaming(
     for number, layer in enumerate(streamed):
         is_last = number + 1 == config.n_layers
         router = None if is_last else NextRouter(layer, model.layers[number + 1])
-        block_rows = stacks[number]._rows_of_a_block
-        experts = StreamedExperts(stream, number, moe.num_experts, router, block_rows)
+        experts = StreamedExperts(stream, number, router, stacks[number].grouping)
         layer.block_sparse_moe["switch_mlp"] = experts
     return model
