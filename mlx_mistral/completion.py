@@ -18,14 +18,9 @@ from mlx_mistral.generation.decode import MayGoOn
 from mlx_mistral.generation.prefill import Progress, StepSize
 from mlx_mistral.generation.speculate import Counts, generate_with_drafts
 from mlx_mistral.generation.speculate.length import LENGTHS
-from mlx_mistral.memory.governor import (
-    Governor,
-    Tell,
-    governor_of,
-    log,
-    model_limits,
-    text_bytes,
-)
+from mlx_mistral.memory.governor import Governor, Tell, governor_of, log
+from mlx_mistral.memory.limits import model_limits
+from mlx_mistral.memory.pass_needs import text_bytes
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
 from mlx_mistral.tuning import prefill_tokens

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from mlx_mistral.cache import PrefixCache
 from mlx_mistral.errors import ContextError, MlxMistralError
 from mlx_mistral.generation import Sampling, generate_ids, room_in
-from mlx_mistral.memory.governor import governor_of, model_limits
+from mlx_mistral.memory.governor import governor_of
+from mlx_mistral.memory.limits import model_limits
 from mlx_mistral.text.stem import stem_length
 from mlx_mistral.text.thinking import ReplyStream
 

@@ -11,8 +11,8 @@ from mlx_mistral.config.sizes import size_text
 from mlx_mistral.errors import MemoryBudgetError
 
 from .batch import Extent, batch_bytes
-from .governor import SMALLEST_CHUNK
 from .needs import ModelNeeds
+from .pass_needs import SMALLEST_CHUNK
 from .plan import MemoryPlan, longest_context
 
 LEAST_CONTEXT = 256

@@ -13,8 +13,9 @@ from mlx_mistral.errors import MemoryBudgetError
 from mlx_mistral.model import Model
 
 from .batch import Extent, batch_bytes, batch_cache_bytes
-from .governor import SMALLEST_CHUNK, Tell, gathers_float32
+from .governor import Tell
 from .limits import limits_of
+from .pass_needs import SMALLEST_CHUNK, gathers_float32
 
 
 class BatchRoom:

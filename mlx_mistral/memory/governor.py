@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
-from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -28,15 +27,8 @@ from mlx_mistral.config.sizes import size_text
 from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
 from mlx_mistral.model import Model
 
-from .cache import cache_bytes, ring_bytes, stored_bytes
-from .limits import limits_of
-from .workspace import pass_bytes
+from .pass_needs import SMALLEST_CHUNK, PassNeeds
 
-SMALLEST_CHUNK = 32
-"""Tokens; before a prompt is read in smaller chunks, more of memory is freed."""
-DRAFTED_ROWS = 4
-"""Arrays of a number for each word that a drafted token adds to those of one draw: all rows'
-logits are there at once, while tokens are drawn from one after another."""
 MOST_ATTEMPTS = 1000
 """Far more than there are chats to forget, chunks to halve and steps to take."""
 
@@ -72,9 +64,8 @@ class Governor:
         pass_tokens: int = 1,
     ) -> None:
         self._config, self._cache, self._budget = model.config, cache, budget_bytes
-        self._size = model.dtype.size
-        self._gathers = gathers_float32(model)
-        self._model, self._reserved, self._pass_tokens = model, reserved_bytes, pass_tokens
+        self._needs = PassNeeds(model=model, pass_tokens=pass_tokens)
+        self._model, self._reserved = model, reserved_bytes
         self._tell, self._spare = tell, spare
         self._has_released = False
         self._told: set[str] = set()
@@ -133,7 +124,7 @@ class Governor:
 
     def may_go_on(self) -> bool:
         """Whether one pass more can be made; most calls compare two numbers."""
-        n_new = self._pass_tokens
+        n_new = self._needs.pass_tokens
         if self._offset + n_new <= self._sure_until:
             return True
         for _ in _attempts():
@@ -165,7 +156,8 @@ class Governor:
     def _could_fit(self) -> bool:
         """Whether the prompt fits once every step down has been taken."""
         bits, n_new = self._narrowest(), min(SMALLEST_CHUNK, self._end - self._offset)
-        held = self._held_at(self._end, bits) + self._pass(n_new, self._end, bits)
+        needs = self._needs
+        held = needs.held(self._end, bits) + needs.workspace(n_new, self._end, bits)
         return self._budget - self._besides - held >= self._copied(self._end, bits)
 
     def _fits(self, n_new: int) -> bool:
@@ -179,37 +171,13 @@ class Governor:
     def _free(self, n_new: int) -> int:
         """What is left when n tokens more are stored, while the pass over them is under way."""
         end = self._offset + n_new
-        held = max(self._held, self._held_at(end, self._bits))
-        return self._budget - self._besides - held - self._pass(n_new, end, self._bits)
-
-    def _held_at(self, end: int, bits: int | None) -> int:
-        return cache_bytes(self._config, end, self._size, bits)
-
-    def _pass(self, n_new: int, end: int, bits: int | None) -> int:
-        """With the copies of rings that are written while a snapshot holds them."""
-        config, size = self._config, self._size
-        besides, passes = ring_bytes(config, end, size, bits), {n_new}
-        if n_new == self._pass_tokens:  # of decoding: what is decided holds until buffers grow
-            besides += self._drafting(bits)
-            end, passes = round_up(end), {n_new, 1}
-        return besides + max(
-            pass_bytes(config, n, end, size, gathers_float32=self._gathers, kv_bits=bits)
-            for n in passes
-        )
-
-    def _drafting(self, bits: int | None) -> int:
-        """Rings with room to go back, and a draw for each token of a draft."""
-        n_drafted, config = self._pass_tokens - 1, self._config
-        n_rings = sum(window is not None for window in config.windows)
-        room = n_rings * stored_bytes(config, n_drafted, self._size, bits)
-        return room + n_drafted * 4 * DRAFTED_ROWS * config.vocab_size
+        held = max(self._held, self._needs.held(end, self._bits))
+        return self._budget - self._besides - held - self._needs.workspace(n_new, end, self._bits)
 
     def _copied(self, end: int, bits: int | None) -> int:
         """One layer's buffers while they are copied, to grow or to be quantized."""
-        end = round_up(end)
-        widest = max(end if w is None else min(w, end) for w in self._config.windows)
         n_copies = 1 if bits == self._narrowest() else 3
-        return n_copies * stored_bytes(self._config, widest, self._size, bits)
+        return self._needs.copied(end, bits, n_copies=n_copies)
 
     def _say(self, line: str) -> None:
         if line not in self._told:
@@ -293,28 +261,3 @@ def governor_of(
         reserved_bytes=reserved_bytes,
         pass_tokens=pass_tokens,
     )
-
-
-@contextmanager
-def model_limits(model: Model, n_tokens: int) -> Iterator[None]:
-    """MLX's own limits for a text of at most n tokens, of a model that has a budget."""
-    if model.budget_bytes is None:
-        yield
-        return
-    planned = mx.get_active_memory() + cache_bytes(model.config, n_tokens, model.dtype.size)
-    with limits_of(model.budget_bytes, wired_bytes=min(planned, model.budget_bytes)):
-        yield
-
-
-def text_bytes(model: Model, n_tokens: int) -> int:
-    """What another model's cache of a text and its work on it take."""
-    size = model.dtype.size
-    cache = cache_bytes(model.config, n_tokens, size)
-    return cache + pass_bytes(model.config, SMALLEST_CHUNK, n_tokens, size)
-
-
-def gathers_float32(model: Model) -> bool:
-    """Whether experts are widened for each use; see `workspace_bytes`."""
-    config = model.config
-    is_plain = config.moe is not None and config.quantization is None
-    return is_plain and model.dtype != mx.float32 and mx.default_device() == mx.cpu

@@ -9,6 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_mistral.model import Model
+
+from .cache import cache_bytes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Limits:
@@ -44,6 +48,17 @@ def limits_of(budget_bytes: int, *, wired_bytes: int, mlx: Any = mx) -> Iterator
     finally:
         _at_work[:] = [one for one in _at_work if one is not own]
         _set(_at_work[-1] if _at_work else _before[0], mlx)
+
+
+@contextmanager
+def model_limits(model: Model, n_tokens: int) -> Iterator[None]:
+    """MLX's own limits for a text of at most n tokens, of a model that has a budget."""
+    if model.budget_bytes is None:
+        yield
+        return
+    planned = mx.get_active_memory() + cache_bytes(model.config, n_tokens, model.dtype.size)
+    with limits_of(model.budget_bytes, wired_bytes=min(planned, model.budget_bytes)):
+        yield
 
 
 def _set(limits: _Limits, mlx: Any) -> _Limits:
