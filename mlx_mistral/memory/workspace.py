@@ -103,7 +103,7 @@ def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes
     projections = 2 * queries + 3 * pair_bytes(config, n_new, 4)
     attention = max(_attention(config, window, n_new, context, b) for window in set(config.windows))
     feed_forward = _feed_forward(config, n_new, b, expert_bytes)
-    if config.moe is None:
+    if config.moe is None or expert_bytes != b:  # one made float32 waits beside all else
         return hidden + projections + attention + feed_forward
     # Experts are many steps long: of theirs, the next attention meets the rows as wide as hidden
     # states, not the wider ones between the matrices.
