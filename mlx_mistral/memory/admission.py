@@ -14,11 +14,10 @@ from .batch import Extent, batch_bytes
 from .needs import ModelNeeds
 from .pass_needs import SMALLEST_CHUNK
 from .plan import MemoryPlan, longest_context
+from .workspace import OTHER_BYTES
 
 LEAST_CONTEXT = 256
 """Tokens; a model that cannot hold so many is of no use."""
-OTHER_BYTES = 4096
-"""Tables of positions and the like, which nobody would miss but who counts to the byte."""
 
 
 def least_plan(

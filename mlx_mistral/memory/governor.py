@@ -28,6 +28,7 @@ from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
 from mlx_mistral.model import Model
 
 from .pass_needs import SMALLEST_CHUNK, PassNeeds
+from .workspace import ID_BYTES, OTHER_BYTES
 
 MOST_ATTEMPTS = 1000
 """Far more than there are chats to forget, chunks to halve and steps to take."""
@@ -69,7 +70,7 @@ class Governor:
         self._tell, self._spare = tell, spare
         self._has_released = False
         self._told: set[str] = set()
-        self._sure_until = self._end = 0
+        self._sure_until = self._end = self._still_comes = 0
         self._besides = 0
         self.measure()
 
@@ -81,6 +82,7 @@ class Governor:
     def check(self, n_tokens: int) -> None:
         """Before a prompt is read. Raises: MemoryBudgetError: it will not fit, whatever is done."""
         self._end = self._offset + n_tokens
+        self._still_comes = n_tokens * ID_BYTES + OTHER_BYTES
         for _ in _attempts():
             if self._could_fit() or self._has_released:
                 break
@@ -158,7 +160,8 @@ class Governor:
         bits, n_new = self._narrowest(), min(SMALLEST_CHUNK, self._end - self._offset)
         needs = self._needs
         held = needs.held(self._end, bits) + needs.workspace(n_new, self._end, bits)
-        return self._budget - self._besides - held >= self._copied(self._end, bits)
+        free = self._budget - self._besides - self._still_comes - held
+        return free >= self._copied(self._end, bits)
 
     def _fits(self, n_new: int) -> bool:
         """Were the buffers to grow one after another, and then to be quantized so."""

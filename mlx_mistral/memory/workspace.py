@@ -32,6 +32,9 @@ PIECES_AT_ONCE = 8
 """Of a quantized matrix that is unpacked, those that MLX holds together."""
 CHAT_PLACES = 2
 """Moments of a conversation that a Chat can go back to; each holds all rings."""
+ID_BYTES, OTHER_BYTES = 4, 4096
+"""Of a token's id on the device; and of tables of positions and the like, which nobody would miss
+but who counts to the byte."""
 VOCABULARY_ROWS = 24
 """Arrays of a number for each word that sampling may hold: logits, their order, their shares."""
 
@@ -67,7 +70,7 @@ def workspace_bytes(
         + kept_places * ring_bytes(config, context - n, b, kv_bits)
         for n in {n_new, 1}
     )
-    held = passing + rings + grown
+    held = passing + rings + grown + context * ID_BYTES + OTHER_BYTES
     # While the model loads, what is set aside for the cache is still free.
     return max(held, loading_bytes - cache_bytes(config, context, b, kv_bits))
 

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -118,6 +119,26 @@ def test_until_the_cache_is_quantized_the_text_is_the_same(full: Model) -> None:
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_read(full: Model) -> None:
     with pytest.raises(MemoryBudgetError, match="500 tokens do not fit the memory budget"):
         Run(full, 500_000)
+
+
+def test_a_prompt_is_refused_before_it_is_begun_or_read_to_its_end() -> None:
+    """Its ids take memory too: with a window, more than its cache does."""
+
+    def note(read: list[int], n: int, _: int) -> None:
+        read.append(n)
+
+    model = tiny_model(scaled_config(sliding_window=16))
+    enough, refused = 1 << 20, 0
+    while enough - refused > 512:
+        spare, read = (enough + refused) // 2, list[int]()
+        try:
+            Run(model, spare, prompt=1500, reply=1, progress=partial(note, read))
+        except MemoryBudgetError:
+            assert not any(read), f"refused after {read[-1]} tokens, with {spare} bytes"
+            refused = spare
+        else:
+            enough = spare
+    assert refused
 
 
 @pytest.mark.parametrize("spare_bytes", [500_000, 1_190_000])
