@@ -14,7 +14,7 @@ from mlx_mistral.errors import CacheError
 from .fixed import Form
 from .mask import Mask, padded_mask
 from .quantized import QuantizedRows, Rows, check_bits, quantize
-from .rows import extend, from_parts, leading, parts_of, write
+from .rows import extend, from_parts, leading, n_slots, parts_of, write
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +143,7 @@ class KVCache(ABC):
     @property
     def capacity(self) -> int:
         """Tokens for which memory is held now."""
-        return self.state[0].shape[2] if self.state else 0
+        return 0 if self.keys is None else n_slots(self.keys)
 
     @property
     def nbytes(self) -> int:

@@ -49,7 +49,8 @@ def write(buffer: Rows, slot: int, rows: Rows) -> Rows:
 
 
 def n_slots(buffer: Rows) -> int:
-    return parts_of(buffer)[0].shape[2]
+    part = buffer.weight if isinstance(buffer, QuantizedRows) else buffer
+    return part.shape[2]
 
 
 def parts_of(rows: Rows | None) -> tuple[mx.array, ...]:
