@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
-from speed import FORMATS, Run, _head, _label, _row
+from speed import FORMATS, Run, head, label, as_row
 from synthetic import SHAPES
 
 from mlx_mistral.bench import Case, memory_bandwidth, run_cases
@@ -72,8 +72,8 @@ def main() -> None:
     args = parser.parse_args()
     formats = FORMATS if args.bits is None else [bits or None for bits in args.bits]
     bandwidth = memory_bandwidth()
-    print(f"{_head()} {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}.", end="\n\n")
-    print(_row(*COLUMNS), _row(*repeat("---:", len(COLUMNS))), sep="\n")
+    print(f"{head()} {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}.", end="\n\n")
+    print(as_row(*COLUMNS), as_row(*repeat("---:", len(COLUMNS))), sep="\n")
     least = f"{1e12 / bandwidth.bytes_per_second:.0f} µs/MB"
     with tempfile.TemporaryDirectory() as temporary:
         run = Run(folder=args.models or Path(temporary), trials=args.trials)
@@ -84,8 +84,8 @@ def main() -> None:
                     growth = one.growth(before) if before else ()
                     grown = [f"{us:.0f} µs/MB" for us in growth] or ["", ""]
                     said = (f"{cell:.2f}" for cell in (one.cache_bytes / 1e6, *one.token_ms))
-                    cells = (_label(name, bits), str(one.depth), *said, *grown, least)
-                    print(_row(*cells), flush=True)
+                    cells = (label(name, bits), str(one.depth), *said, *grown, least)
+                    print(as_row(*cells), flush=True)
                     before = one
 
 

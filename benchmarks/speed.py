@@ -57,7 +57,7 @@ class Run:
 
     def model(self, name: str, bits: int | None) -> str:
         """A folder with the random model of that name, written when it is first asked for."""
-        folder = self.folder / _label(name, bits)
+        folder = self.folder / label(name, bits)
         if not (folder / "config.json").is_file():
             write_model(folder, SHAPES[name], bits=bits)
         return str(folder)
@@ -80,7 +80,7 @@ class Run:
                     ]
                     both = run_cases(programs, cases, trials=self.trials, drawn=drawn)
                     for mine, theirs in zip(*both, strict=True):
-                        yield _line(row, _label(name, bits), compare(mine, theirs))
+                        yield _line(row, label(name, bits), compare(mine, theirs))
 
 
 def decode_demo(run: Run) -> Iterator[Line]:
@@ -108,7 +108,7 @@ def window_flat(run: Run) -> Iterator[Line]:
         with closing(Ours(run.model("window-150m", bits))) as program:
             cases = [Case(gen_tokens=32, depth=depth) for depth in (4096, 32768)]
             near, far = run_cases([program], cases, trials=run.trials, drawn=True)[0]
-        yield _alone("window-flat", _label("window-150m", bits), near, far)
+        yield _alone("window-flat", label("window-150m", bits), near, far)
 
 
 def prefill(run: Run) -> Iterator[Line]:
@@ -131,7 +131,7 @@ def _batch_against_one(run: Run, name: str, bits: int | None) -> Line:
     cases = [Case(gen_tokens=32), Case(gen_tokens=32, batch=8)]
     with closing(Ours(run.model(name, bits))) as program:
         one, eight = run_cases([program], cases, trials=run.trials)[0]
-    return _alone("batch", _label(name, bits), one, eight)
+    return _alone("batch", label(name, bits), one, eight)
 
 
 def _alone(row: str, model: str, before: Result, after: Result) -> Line:
@@ -161,7 +161,7 @@ def host(run: Run) -> Iterator[Line]:
             ratios = [a.host_ms / b.host_ms for a, b in rounds]
             yield Line(
                 row="host-time",
-                model=_label(name, bits),
+                model=label(name, bits),
                 test="build and submit a step",
                 ratio=median(ratios),
                 least=min(ratios),
@@ -178,7 +178,7 @@ def _launches(folder: str, name: str, bits: int | None) -> Line:
     a, b = ours.total() / layers, theirs.total() / layers
     return Line(
         row="host-time",
-        model=_label(name, bits),
+        model=label(name, bits),
         test="launches a layer",
         ratio=a / b,
         least=a / b,
@@ -230,8 +230,8 @@ def table(args: argparse.Namespace) -> Iterator[Run]:
     """Prints the head; lines follow while the random models are there."""
     formats = FORMATS if args.bits is None else tuple(bits or None for bits in args.bits)
     if args.markdown:
-        print(_head(), end="\n\n")
-    print(_row("row", "model", "test", "ratio", "least to most", "memory", "remark"))
+        print(head(), end="\n\n")
+    print(as_row("row", "model", "test", "ratio", "least to most", "memory", "remark"))
     print("| --- | --- | --- | ---: | ---: | ---: | --- |")
     with tempfile.TemporaryDirectory() as temporary:
         yield Run(folder=args.models or Path(temporary), trials=args.trials, formats=formats)
@@ -247,7 +247,7 @@ def main() -> None:
                 if line.memory is not None and not line.remark.startswith("ours alone"):
                     worst[name] = max(worst.get(name, 0.0), line.memory)
     for name, memory in worst.items():
-        print(_row("peak memory", "all", name, f"{memory:.2f}x", "", "", "the most of the row"))
+        print(as_row("peak memory", "all", name, f"{memory:.2f}x", "", "", "the most of the row"))
 
 
 def _line(row: str, model: str, found: Comparison) -> Line:
@@ -267,14 +267,16 @@ def _line(row: str, model: str, found: Comparison) -> Line:
 def _cells(line: Line) -> str:
     memory = "" if line.memory is None else f"{line.memory:.2f}x"
     spread = f"{line.least:.2f} to {line.most:.2f}"
-    return _row(line.row, line.model, line.test, f"{line.ratio:.2f}x", spread, memory, line.remark)
+    return as_row(
+        line.row, line.model, line.test, f"{line.ratio:.2f}x", spread, memory, line.remark
+    )
 
 
-def _row(*cells: str) -> str:
+def as_row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _head() -> str:
+def head() -> str:
     """Machine, versions and date, without which figures mean nothing."""
     card = machine_card()
     said = [f"{name} {version}" for name, version in versions("mlx-lm").items() if version]
@@ -286,7 +288,7 @@ def _head() -> str:
     )
 
 
-def _label(name: str, bits: int | None) -> str:
+def label(name: str, bits: int | None) -> str:
     return f"{name} {bits}-bit" if bits else name
 
 

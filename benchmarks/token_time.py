@@ -34,7 +34,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from launches import HostTime, fused_on_cpu, host_time, launches
-from speed import FORMATS, LARGE, Run, _head, _label, _row
+from speed import FORMATS, LARGE, Run, head, label, as_row
 from synthetic import SHAPES, Shape
 
 from mlx_mistral.bench.ours import Ours
@@ -143,7 +143,7 @@ def cache_writes(caches: Sequence[Any], shape: Shape) -> Callable[[], list[mx.ar
 
 def _cells(label: str, one: TokenTime) -> str:
     times = (one.token, one.products, one.writes, one.others, one.build, one.submit)
-    return _row(
+    return as_row(
         label, one.program, *(f"{time:.2f}" for time in times), f"{one.launches_per_layer:.1f}"
     )
 
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--fused", action="store_true", help="fuse element-wise kernels")
     args = parser.parse_args()
     formats = FORMATS if args.bits is None else [bits or None for bits in args.bits]
-    print(_head(), _row(*COLUMNS), _row(*repeat("---", len(COLUMNS))), sep="\n")
+    print(head(), as_row(*COLUMNS), as_row(*repeat("---", len(COLUMNS))), sep="\n")
     with (
         tempfile.TemporaryDirectory() as temporary,
         fused_on_cpu() if args.fused else nullcontext(),
@@ -166,8 +166,10 @@ def main() -> None:
         for bits in formats:
             for name in args.model or LARGE:
                 ours, theirs = token_times(run, name, bits)
-                print(_cells(_label(name, bits), ours), _cells("", theirs), sep="\n")
-                print(_row("", f"host {ours.host / theirs.host:.2f}x", *repeat("", 7)), flush=True)
+                print(_cells(label(name, bits), ours), _cells("", theirs), sep="\n")
+                print(
+                    as_row("", f"host {ours.host / theirs.host:.2f}x", *repeat("", 7)), flush=True
+                )
 
 
 if __name__ == "__main__":
