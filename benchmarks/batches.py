@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 import mlx.core as mx
-from speed import DEMOS, LARGE, Line, Run, _cells, _label, _line, table, table_parser
+from speed import DEMOS, LARGE, Line, Run, as_cells, label, line_of, table, table_parser
 
 from mlx_mistral.bench import Case, compare, run_cases
 from mlx_mistral.bench.ours import Ours
@@ -38,7 +38,7 @@ def sizes(run: Run, name: str, bits: int | None) -> Iterator[Line]:
     with closing(Ours(folder)) as ours, closing(MlxLm(folder)) as theirs:
         both = run_cases([ours, theirs], cases, trials=run.trials)
     for mine, other in zip(*both, strict=True):
-        yield _line("batches", _label(name, bits), compare(mine, other))
+        yield line_of("batches", label(name, bits), compare(mine, other))
     one = both[0][0]
     for case, mine in list(zip(cases, both[0], strict=True))[1:]:
         ratios = [b / a for a, b in zip(one.trials_tps, mine.trials_tps, strict=True)]
@@ -108,7 +108,7 @@ def main() -> None:
             for name in args.model or names:
                 for row in args.row or ROWS:
                     for line in ROWS[row](run, name, bits):
-                        print(_cells(line), flush=True)
+                        print(as_cells(line), flush=True)
 
 
 def _uneven(vocab_size: int) -> Asked:
@@ -124,7 +124,7 @@ def _ratio_line(
 ) -> Line:
     return Line(
         row="batches",
-        model=_label(name, bits),
+        model=label(name, bits),
         test=test,
         ratio=median(ratios),
         least=min(ratios),

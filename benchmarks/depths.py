@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
-from speed import FORMATS, Run, head, label, as_row
+from speed import FORMATS, Run, as_row, head, label
 from synthetic import SHAPES
 
 from mlx_mistral.bench import Case, memory_bandwidth, run_cases

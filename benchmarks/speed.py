@@ -80,7 +80,7 @@ class Run:
                     ]
                     both = run_cases(programs, cases, trials=self.trials, drawn=drawn)
                     for mine, theirs in zip(*both, strict=True):
-                        yield _line(row, label(name, bits), compare(mine, theirs))
+                        yield line_of(row, label(name, bits), compare(mine, theirs))
 
 
 def decode_demo(run: Run) -> Iterator[Line]:
@@ -243,14 +243,14 @@ def main() -> None:
         worst: dict[str, float] = {}
         for name in args.row or ROWS:
             for line in ROWS[name](run):
-                print(_cells(line), flush=True)
+                print(as_cells(line), flush=True)
                 if line.memory is not None and not line.remark.startswith("ours alone"):
                     worst[name] = max(worst.get(name, 0.0), line.memory)
     for name, memory in worst.items():
         print(as_row("peak memory", "all", name, f"{memory:.2f}x", "", "", "the most of the row"))
 
 
-def _line(row: str, model: str, found: Comparison) -> Line:
+def line_of(row: str, model: str, found: Comparison) -> Line:
     place = found.first_difference
     return Line(
         row=row,
@@ -264,7 +264,7 @@ def _line(row: str, model: str, found: Comparison) -> Line:
     )
 
 
-def _cells(line: Line) -> str:
+def as_cells(line: Line) -> str:
     memory = "" if line.memory is None else f"{line.memory:.2f}x"
     spread = f"{line.least:.2f} to {line.most:.2f}"
     return as_row(

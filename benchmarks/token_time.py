@@ -34,7 +34,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from launches import HostTime, fused_on_cpu, host_time, launches
-from speed import FORMATS, LARGE, Run, head, label, as_row
+from speed import FORMATS, LARGE, Run, as_row, head, label
 from synthetic import SHAPES, Shape
 
 from mlx_mistral.bench.ours import Ours
@@ -141,10 +141,10 @@ def cache_writes(caches: Sequence[Any], shape: Shape) -> Callable[[], list[mx.ar
     return write
 
 
-def _cells(label: str, one: TokenTime) -> str:
+def _cells(model: str, one: TokenTime) -> str:
     times = (one.token, one.products, one.writes, one.others, one.build, one.submit)
     return as_row(
-        label, one.program, *(f"{time:.2f}" for time in times), f"{one.launches_per_layer:.1f}"
+        model, one.program, *(f"{time:.2f}" for time in times), f"{one.launches_per_layer:.1f}"
     )
 
 
