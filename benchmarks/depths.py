@@ -11,15 +11,12 @@ keys and values, which cost the same as true ones.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 
-from speed import FORMATS, Run, as_row, head, label
+from speed import Run, as_row, head, label, run_of, run_parser
 from synthetic import SHAPES
 
 from mlx_mistral.bench import Case, memory_bandwidth, run_cases
@@ -64,20 +61,15 @@ def depths(run: Run, name: str, bits: int | None, chosen: Sequence[int]) -> Iter
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = run_parser(__doc__.partition("\n")[0])
     parser.add_argument("--model", action="append", choices=SHAPES, help="only these")
-    parser.add_argument("--bits", type=int, action="append", help="4, or 0 for float32 (both)")
-    parser.add_argument("--trials", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--models", type=Path, help="keep the random models in this folder")
     args = parser.parse_args()
-    formats = FORMATS if args.bits is None else [bits or None for bits in args.bits]
     bandwidth = memory_bandwidth()
     print(f"{head()} {bandwidth.bytes_per_second / 1e9:.1f} GB/s, {bandwidth.source}.", end="\n\n")
     print(as_row(*COLUMNS), as_row(*repeat("---:", len(COLUMNS))), sep="\n")
     least = f"{1e12 / bandwidth.bytes_per_second:.0f} µs/MB"
-    with tempfile.TemporaryDirectory() as temporary:
-        run = Run(folder=args.models or Path(temporary), trials=args.trials)
-        for bits in formats:
+    with run_of(args) as run:
+        for bits in run.formats:
             for name in args.model or MODELS:
                 before: Depth | None = None
                 for one in depths(run, name, bits, DEPTHS):

@@ -214,13 +214,27 @@ ROWS: dict[str, Callable[[Run], Iterator[Line]]] = {
 }
 
 
-def table_parser(description: str, rows: Iterable[str]) -> argparse.ArgumentParser:
-    """The options of every script that prints such a table."""
+def run_parser(description: str) -> argparse.ArgumentParser:
+    """The options of every script that measures random models."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--row", action="append", choices=rows, help="only these rows")
     parser.add_argument("--trials", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument("--bits", type=int, action="append", help="4, or 0 for float32 (both)")
     parser.add_argument("--models", type=Path, help="keep the random models in this folder")
+    return parser
+
+
+@contextmanager
+def run_of(args: argparse.Namespace) -> Iterator[Run]:
+    """What those options ask for, while the random models are there."""
+    formats = FORMATS if args.bits is None else tuple(bits or None for bits in args.bits)
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Run(folder=args.models or Path(temporary), trials=args.trials, formats=formats)
+
+
+def table_parser(description: str, rows: Iterable[str]) -> argparse.ArgumentParser:
+    """The options of every script that prints such a table."""
+    parser = run_parser(description)
+    parser.add_argument("--row", action="append", choices=rows, help="only these rows")
     parser.add_argument("--markdown", action="store_true", help="head and table for a page")
     return parser
 
@@ -228,13 +242,12 @@ def table_parser(description: str, rows: Iterable[str]) -> argparse.ArgumentPars
 @contextmanager
 def table(args: argparse.Namespace) -> Iterator[Run]:
     """Prints the head; lines follow while the random models are there."""
-    formats = FORMATS if args.bits is None else tuple(bits or None for bits in args.bits)
     if args.markdown:
         print(head(), end="\n\n")
     print(as_row("row", "model", "test", "ratio", "least to most", "memory", "remark"))
     print("| --- | --- | --- | ---: | ---: | ---: | --- |")
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Run(folder=args.models or Path(temporary), trials=args.trials, formats=formats)
+    with run_of(args) as run:
+        yield run
 
 
 def main() -> None:

@@ -20,21 +20,18 @@ fuse element-wise kernels here, as on a GPU, for which MLX calls a C++ compiler 
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from launches import HostTime, fused_on_cpu, host_time, launches
-from speed import FORMATS, LARGE, Run, as_row, head, label
+from speed import LARGE, Run, as_row, head, label, run_of, run_parser
 from synthetic import SHAPES, Shape
 
 from mlx_mistral.bench.ours import Ours
@@ -149,21 +146,13 @@ def _cells(model: str, one: TokenTime) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = run_parser(__doc__.partition("\n")[0])
     parser.add_argument("--model", action="append", choices=SHAPES, help="only these")
-    parser.add_argument("--bits", type=int, action="append", help="4, or 0 for float32 (both)")
-    parser.add_argument("--trials", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--models", type=Path, help="keep the random models in this folder")
     parser.add_argument("--fused", action="store_true", help="fuse element-wise kernels")
     args = parser.parse_args()
-    formats = FORMATS if args.bits is None else [bits or None for bits in args.bits]
     print(head(), as_row(*COLUMNS), as_row(*repeat("---", len(COLUMNS))), sep="\n")
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        fused_on_cpu() if args.fused else nullcontext(),
-    ):
-        run = Run(folder=args.models or Path(temporary), trials=args.trials)
-        for bits in formats:
+    with run_of(args) as run, fused_on_cpu() if args.fused else nullcontext():
+        for bits in run.formats:
             for name in args.model or LARGE:
                 ours, theirs = token_times(run, name, bits)
                 print(_cells(label(name, bits), ours), _cells("", theirs), sep="\n")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import mlx.core as mx
@@ -17,7 +16,7 @@ from mlx_mistral.sessions import write_whole
 
 from .ours import Ours
 from .program import some_ids
-from .results import spread
+from .results import Rounds
 
 PROMPT_TOKENS = 2048
 """Of the prompt, where no longer one is asked for."""
@@ -26,26 +25,16 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TriedChunk:
+class TriedChunk(Rounds):
     """One size: its speed in each round, and the most that MLX held."""
 
     tokens: int
-    rounds_tps: tuple[float, ...]
     peak_memory_bytes: int
-
-    @property
-    def tps(self) -> float:
-        return median(self.rounds_tps)
-
-    @property
-    def tps_stdev(self) -> float:
-        return spread(self.rounds_tps)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
-            "tps": self.tps,
-            "tps_stdev": self.tps_stdev,
+            **self.speed(),
             "peak_memory_bytes": self.peak_memory_bytes,
         }
 

@@ -138,3 +138,22 @@ def seconds_of(case: Case, trial: Trial) -> float:
 def spread(values: Sequence[float]) -> float:
     """The standard deviation; 0 where one value has none."""
     return stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """Tokens a second of one thing that was tried several times, in turn with others."""
+
+    rounds_tps: tuple[float, ...]
+
+    @property
+    def tps(self) -> float:
+        return median(self.rounds_tps)
+
+    @property
+    def tps_stdev(self) -> float:
+        return spread(self.rounds_tps)
+
+    def speed(self) -> dict[str, float]:
+        """Its keys in JSON."""
+        return {"tps": self.tps, "tps_stdev": self.tps_stdev}

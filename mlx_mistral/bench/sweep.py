@@ -8,12 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from mlx_mistral.errors import MlxMistralError
 
-from .results import spread
+from .results import Rounds
 
 Settings = dict[str, str]
 
@@ -26,27 +25,17 @@ ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class Tried(Rounds):
     """One test under one choice of settings; none are MLX's own."""
 
     test: str
     settings: Settings
-    rounds_tps: tuple[float, ...]
-
-    @property
-    def tps(self) -> float:
-        return median(self.rounds_tps)
-
-    @property
-    def tps_stdev(self) -> float:
-        return spread(self.rounds_tps)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "test": self.test,
             "settings": self.settings,
-            "tps": self.tps,
-            "tps_stdev": self.tps_stdev,
+            **self.speed(),
         }
 
 
