@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlx_mistral.checkpoint.dtype import resolve_dtype
+from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
 from mlx_mistral.checkpoint.parameters import Parameter
 from mlx_mistral.checkpoint.reader import Checkpoint
 from mlx_mistral.config import ModelConfig
@@ -52,7 +52,7 @@ class Room:
             parameters=checkpoint.parameters,
             budget_bytes=budget_bytes,
             context=context or default_context(config),
-            activations=str(resolve_dtype(None)).rpartition(".")[2],
+            activations=dtype_name(resolve_dtype(None)),
         )
 
     @property

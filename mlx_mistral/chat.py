@@ -168,8 +168,8 @@ class Chat:
 
     def _stem(self, ids: Sequence[int]) -> int:
         """Where a ring that wraps would forget how other chats begin, too."""
-        windows = [w for w in self.model.config.windows if w is not None]
-        if not (self.system or self.tools) or len(ids) <= min(windows, default=len(ids)):
+        is_shared = bool(self.system or self.tools)
+        if not is_shared or not self._prefix.is_longer_than_a_window(len(ids)):
             return 0
         system = [{"role": "system", "content": self.system}] if self.system else []
 
@@ -200,9 +200,7 @@ class Chat:
         )
 
         def chunk() -> int:
-            to_stem = prefix.stem - prefix.layers[0].offset
-            wanted: int = size() if callable(size) else size
-            return min(wanted, to_stem) if to_stem > 0 else wanted
+            return prefix.until_stem(size() if callable(size) else size)
 
         def progress(done: int, total: int) -> None:
             if done == total or prefix.layers[0].offset == prefix.stem:

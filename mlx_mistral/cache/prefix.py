@@ -51,6 +51,16 @@ class PrefixCache:
     def n_places(self) -> int:
         return len(self._places)
 
+    def is_longer_than_a_window(self, n_tokens: int) -> bool:
+        """Whether some ring wraps in a text of so many tokens."""
+        windows = (one.window for one in self.layers)
+        return any(window is not None and n_tokens > window for window in windows)
+
+    def until_stem(self, wanted: int) -> int:
+        """Tokens to read next, so that reading pauses where the stem ends."""
+        left = self.stem - self.layers[0].offset
+        return min(wanted, left) if left > 0 else wanted
+
     def begin(self, ids: Sequence[int]) -> int:
         """Makes the caches hold a beginning of a text, all but its last token at most.
 

@@ -27,6 +27,11 @@ def resolve_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype:
     return chosen
 
 
+def dtype_name(dtype: mx.Dtype | str) -> str:
+    """Its name in MLX, such as `bfloat16`; of a name, the same."""
+    return str(dtype).rpartition(".")[2]
+
+
 def on_gpu() -> bool:
     """Whether arrays are computed on Metal or CUDA by default."""
     return mx.default_device().type == mx.DeviceType.gpu

@@ -129,7 +129,7 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
     from mlx_mistral import bench
     from mlx_mistral.bench.cases import check_context
     from mlx_mistral.checkpoint import read_folder, resolve
-    from mlx_mistral.checkpoint.dtype import resolve_dtype
+    from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
     from mlx_mistral.memory.machine import machine_budget
 
     folder = resolve(args.model, progress=not args.quiet)
@@ -164,7 +164,7 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
         _plot(args, {one.name: found for one, found in zip(programs, results, strict=True)},
               bandwidth.bytes_per_second, dtype)  # fmt: skip
     return Report(
-        model=_card_of(args, headers, str(dtype).rpartition(".")[2]),
+        model=_card_of(args, headers, dtype_name(dtype)),
         machine=card | {"bandwidth": bandwidth.bytes_per_second,
                         "bandwidth_source": bandwidth.source},
         versions=bench.versions(*(["mlx-lm"] if args.against == MLX_LM else [])),
@@ -188,7 +188,7 @@ def _check_budget(
     Raises: MemoryBudgetError: a case needs more, with all that is compared held at once.
     """
     from mlx_mistral.checkpoint import read_folder, resolve
-    from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+    from mlx_mistral.checkpoint.dtype import dtype_name, on_gpu, resolve_dtype
     from mlx_mistral.memory import ModelNeeds
     from mlx_mistral.memory.admission import check_whole
     from mlx_mistral.memory.batch import Extent
@@ -198,7 +198,7 @@ def _check_budget(
         compared.append(headers)
     elif args.against:
         compared.append(read_folder(resolve(args.against, progress=not args.quiet)))
-    held = str(resolve_dtype(args.dtype)).rpartition(".")[2]
+    held = dtype_name(resolve_dtype(args.dtype))
     needs = [ModelNeeds.of(one, dtype=held, on_gpu=on_gpu()) for one in compared]
     for case in cases:
         name = f"{args.model} in test {case.name}"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from mlx_mistral.cache import PrefixCache, SharedPrefixes
+from mlx_mistral.cache.sharing import MIN_TOKENS
 
-MIN_TOKENS = 64
-"""Fewer are read again as quickly as they are kept."""
 MAX_LEFT = 32
 
 

@@ -126,9 +126,7 @@ class ReplyMaker:
             governor.check(total)
 
         def chunk() -> int:
-            wanted, to_stem = pace.chunk(), cache.stem - cache.layers[0].offset
-            if to_stem > 0:
-                wanted = min(wanted, to_stem)
+            wanted = cache.until_stem(pace.chunk())
             return wanted if governor is None else governor.chunk(wanted)
 
         steps = generate_ids(
@@ -190,8 +188,7 @@ class ReplyMaker:
     def _stem(self, ids: Sequence[int]) -> int:
         """Where a ring that wraps would forget how other conversations begin, too."""
         live, system = self._live, self._command.settings.system
-        windows = [w for w in live.model.config.windows if w is not None]
-        if not system or len(ids) <= min(windows, default=len(ids)):
+        if not system or not live.prefix.is_longer_than_a_window(len(ids)):
             return 0
         first = Message(role="system", content=system)
 

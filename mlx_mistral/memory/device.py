@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_mistral.checkpoint.dtype import on_gpu, resolve_dtype
+from mlx_mistral.checkpoint.dtype import dtype_name, on_gpu, resolve_dtype
 from mlx_mistral.errors import MemoryBudgetError
 
 from .chips import Chip, this_chip
@@ -34,7 +34,7 @@ class Device:
         except MemoryBudgetError:
             machine = None
         return cls(
-            dtype=str(resolve_dtype(dtype)).rpartition(".")[2],
+            dtype=dtype_name(resolve_dtype(dtype)),
             on_gpu=on_gpu(),
             machine=machine,
             chip=this_chip() if on_gpu() else None,

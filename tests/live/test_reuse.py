@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_mistral.cache.sharing import MIN_TOKENS
 from mlx_mistral.completion import generate
 from mlx_mistral.errors import CacheError, ContextError
 from mlx_mistral.live.commands import Message
 from mlx_mistral.live.events import Finished, Piece, Reading
-from mlx_mistral.live.left import MIN_TOKENS
 from mlx_mistral.live.model import LiveModel
 from mlx_mistral.live.pace import Pace
 from mlx_mistral.live.reply import Stopped
