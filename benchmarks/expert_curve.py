@@ -27,6 +27,7 @@ from unittest.mock import patch
 import mlx.core as mx
 import numpy as np
 
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.checkpoint import load_model, read_folder
 from mlx_mistral.demo import model_path
 from mlx_mistral.generation import Sampling, generate_ids
@@ -72,7 +73,7 @@ def curve(folder: Path, n_tokens: int, trials: int, warm: bool) -> Iterator[str]
     headers = read_folder(folder)
     config, moe = headers.config, headers.config.moe
     assert moe is not None
-    needs = ModelNeeds.of(headers, dtype="float32", on_gpu=False)
+    needs = ModelNeeds.of(headers, dtype="float32", scratch=active_backend().scratch)
     total = config.n_layers * moe.num_experts
     resident = load_model(folder)
     largest = max(headers.files, key=lambda file: file.stat().st_size)

@@ -11,7 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -20,8 +20,10 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_mistral.backend.cpu.overrides import CPUBackend
+from mlx_mistral.backend.ops import Backend
+from mlx_mistral.backend.select import use_backend
 from mlx_mistral.bench import Program
-from mlx_mistral.generation import replay
 
 STEPS, SKIPPED = 48, 8
 FREE = frozenset(
@@ -134,17 +136,16 @@ def _graph(outputs: Any) -> str:
     return buffer.getvalue()
 
 
-@contextmanager
-def fused_on_cpu() -> Iterator[None]:
-    """Meanwhile this program's steps fuse element-wise kernels on the CPU as they do on a GPU.
+class _FusingBackend(CPUBackend):
+    """The CPU backend with fused kernels, which a C++ compiler builds once and MLX keeps."""
 
-    MLX has a C++ compiler make each fused kernel once, and keeps it.
-    """
-    real, replay.unfused_on_cpu = replay.unfused_on_cpu, nullcontext
-    try:
-        yield
-    finally:
-        replay.unfused_on_cpu = real
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return Backend.compile(self, function)
+
+
+def fused_on_cpu() -> AbstractContextManager[Backend]:
+    """Fuse element-wise kernels of this program's steps on the CPU, as on a GPU."""
+    return use_backend(_FusingBackend())
 
 
 @contextmanager
@@ -158,10 +159,9 @@ def _as_on_a_gpu() -> Iterator[None]:
 
     for name in names:
         setattr(mx.fast, name, stand_in)
-    device, mx.default_device = mx.default_device, lambda: mx.Device(mx.gpu)
     try:
-        yield
+        with use_backend("mlx"):
+            yield
     finally:
-        mx.default_device = device
         for name, function in real.items():
             setattr(mx.fast, name, function)

@@ -197,6 +197,7 @@ def _measure(case: Case, folder: Path, context: int) -> dict[str, list[int]]:
     import mlx.core as mx
 
     from mlx_mistral import demo, load_model, load_tokenizer
+    from mlx_mistral.backend.select import active_backend
     from mlx_mistral.checkpoint import read_folder
     from mlx_mistral.completion import stream_generate
     from mlx_mistral.memory import ModelNeeds
@@ -206,7 +207,7 @@ def _measure(case: Case, folder: Path, context: int) -> dict[str, list[int]]:
 
     headers = read_folder(folder)
     config = headers.config
-    needs = ModelNeeds.of(headers, dtype=case.dtype, on_gpu=False)
+    needs = ModelNeeds.of(headers, dtype=case.dtype, scratch=active_backend().scratch)
     plan = needs.plan(context, 1 << 40, case.kv_bits)
     model: Model
     missing = 0

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_mistral.backend.device import device_kind
 from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.headers import read_folder
 from mlx_mistral.checkpoint.reader import Checkpoint
@@ -140,7 +141,7 @@ def _fingerprint(checkpoint: Checkpoint, plan: Plan, shards: Sequence[Shard]) ->
     job = {
         "format": FORMAT,
         "mlx": version("mlx"),
-        "device": str(mx.default_device()),
+        "device": device_kind(),
         "files": file_states(checkpoint),
         "plan": plan.to_json(),
         "importance": {path: _digest(array) for path, array in sorted(plan.importance.items())},

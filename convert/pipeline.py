@@ -16,7 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_mistral.checkpoint.dtype import on_gpu
+from mlx_mistral.backend.device import new_streams, on_gpu
 from mlx_mistral.checkpoint.slabs import RawSlab, Slab, SlabReader, decode
 from mlx_mistral.config import ModelConfig, QuantParams
 
@@ -133,4 +133,4 @@ def _write(task: Task, outputs: list[mx.array]) -> None:
 def _lanes() -> tuple[Any, ...]:
     """Where slabs are computed: one after the other on a GPU, side by side on CPU cores."""
     count = 1 if on_gpu() else min(os.cpu_count() or 1, MAX_LANES)
-    return tuple(mx.new_thread_local_stream(mx.default_device()) for _ in range(count))
+    return tuple(new_streams(count))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.checkpoint import Headers, load_model, read_folder, resolve
-from mlx_mistral.checkpoint.dtype import dtype_name, on_gpu, resolve_dtype
+from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
 from mlx_mistral.config.sizes import parse_size, size_text
 from mlx_mistral.errors import CheckpointError, MemoryBudgetError, MlxMistralError
 from mlx_mistral.memory import ModelNeeds
@@ -116,7 +117,7 @@ def check_room(
     Raises: MemoryBudgetError: neither will do.
     """
     held = dtype_name(resolve_dtype(dtype))
-    needs = ModelNeeds.of(headers, dtype=held, on_gpu=on_gpu())
+    needs = ModelNeeds.of(headers, dtype=held, scratch=active_backend().scratch)
     try:
         check_fits(needs, name, budget_bytes, context=context)
     except MemoryBudgetError:

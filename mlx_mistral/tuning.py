@@ -13,6 +13,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_mistral.backend.device import device_kind, device_name
 from mlx_mistral.checkpoint.dtype import dtype_name
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import MlxMistralError
@@ -55,6 +56,6 @@ def path() -> Path:
 
 def key(config: ModelConfig, dtype: mx.Dtype | str) -> str:
     """Names an architecture with its quantization on this device; what the weights say is free."""
-    device = (mx.default_device().type.name, mx.device_info().get("device_name", ""))
+    device = (device_kind(), device_name())
     named = f"{sorted(asdict(config).items())} {dtype_name(dtype)} {device}"
     return hashlib.sha256(named.encode()).hexdigest()[:32]

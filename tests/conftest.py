@@ -1,15 +1,25 @@
-"""A way to run the command line inside a test."""
+"""The backend of the test run, and a way to run the command line inside a test.
+
+Tests run plain MLX operations on MLX's CPU device, in float32: the code path of a Mac.
+`MLX_MISTRAL_BACKEND=cpu` runs them with the overrides of the CPU device instead.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("MLX_MISTRAL_BACKEND", "mlx")
+
+import mlx.core as mx
 import pytest
 from command_line import Ended, Run
 
 from mlx_mistral.cli.main import main
+
+mx.set_default_device(mx.cpu)
 
 
 @pytest.fixture

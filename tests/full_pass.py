@@ -22,6 +22,7 @@ def full_pass(model: Model, ids: list[int]) -> np.ndarray:
     """One pass under the whole (T, T) mask, which no cache takes part in."""
     mask = attention_mask(len(ids), 0, model.config.windows[0], return_array=True)
     x = model.model.embed(mx.array([ids]))
+    rotation = model.model.rotation(0, len(ids), x.dtype)
     for layer in model.layers:
-        x = layer(x, mx.array(0), mask)
+        x = layer(x, rotation, mask)
     return np.array(model.head(model.model.norm(x))[0])

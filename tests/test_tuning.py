@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_mistral import batch_generate, stream_generate, tuning
+from mlx_mistral.backend.scratch import CPU
 from mlx_mistral.config.quantization import QuantConfig
 from mlx_mistral.memory import ModelNeeds
 from mlx_mistral.model.transformer import Decoder
@@ -86,7 +87,7 @@ def test_what_was_measured_is_what_prompts_are_read_in(
 
 def test_a_plan_reckons_with_what_was_measured(home: Path) -> None:
     def workspace() -> int:
-        needs = ModelNeeds.of_unquantized(DENSE, dtype="float32", on_gpu=False)
+        needs = ModelNeeds.of_unquantized(DENSE, dtype="float32", scratch=CPU)
         return needs.plan(4096, 1 << 40).workspace_bytes
 
     before = workspace()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_mistral.backend.device import on_gpu
 from mlx_mistral.memory.chips import this_chip
 
 COPIED_BYTES = 256 << 20
@@ -50,7 +51,7 @@ def _copied(n_bytes: int) -> Bandwidth:
     source = mx.zeros((words,), mx.float32)
     mx.eval(source)
     seconds = {"a copy by MLX": _best(lambda: mx.eval(source + 1.0))}
-    if mx.default_device().type != mx.DeviceType.gpu:
+    if not on_gpu():
         target, original = np.ones(words, np.float32), np.ones(words, np.float32)
         seconds["a copy by NumPy"] = _best(lambda: np.copyto(target, original))
     best = min(seconds, key=lambda name: seconds[name])

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from mlx_mistral.backend.device import default_dtype
 from mlx_mistral.errors import CheckpointError
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-
-
-def default_dtype() -> mx.Dtype:
-    """bfloat16 on Metal and CUDA; float32 on the CPU, where bfloat16 is slow and inexact."""
-    return mx.bfloat16 if on_gpu() else mx.float32
 
 
 def resolve_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype:
@@ -30,8 +26,3 @@ def resolve_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype:
 def dtype_name(dtype: mx.Dtype | str) -> str:
     """Its name in MLX, such as `bfloat16`; of a name, the same."""
     return str(dtype).rpartition(".")[2]
-
-
-def on_gpu() -> bool:
-    """Whether arrays are computed on Metal or CUDA by default."""
-    return mx.default_device().type == mx.DeviceType.gpu

@@ -187,8 +187,9 @@ def _check_budget(
 
     Raises: MemoryBudgetError: a case needs more, with all that is compared held at once.
     """
+    from mlx_mistral.backend.select import active_backend
     from mlx_mistral.checkpoint import read_folder, resolve
-    from mlx_mistral.checkpoint.dtype import dtype_name, on_gpu, resolve_dtype
+    from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
     from mlx_mistral.memory import ModelNeeds
     from mlx_mistral.memory.admission import check_whole
     from mlx_mistral.memory.batch import Extent
@@ -199,7 +200,7 @@ def _check_budget(
     elif args.against:
         compared.append(read_folder(resolve(args.against, progress=not args.quiet)))
     held = dtype_name(resolve_dtype(args.dtype))
-    needs = [ModelNeeds.of(one, dtype=held, on_gpu=on_gpu()) for one in compared]
+    needs = [ModelNeeds.of(one, dtype=held, scratch=active_backend().scratch) for one in compared]
     for case in cases:
         name = f"{args.model} in test {case.name}"
         check_whole(needs, name, budget_bytes, Extent(case.prompt, case.context), case.batch)

@@ -46,11 +46,12 @@ def sweep(args: argparse.Namespace, progress: Progress) -> None:
 def _chunks(args: argparse.Namespace, progress: Progress) -> tuple[list[TriedChunk], int, str]:
     """Every size that was tried, the best, and where that is noted."""
     from mlx_mistral import tuning
+    from mlx_mistral.backend.select import active_backend
     from mlx_mistral.bench import chunks
     from mlx_mistral.bench.cases import ROOM
     from mlx_mistral.bench.ours import Ours
     from mlx_mistral.checkpoint import read_folder, resolve
-    from mlx_mistral.checkpoint.dtype import dtype_name, on_gpu, resolve_dtype
+    from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
     from mlx_mistral.memory import ModelNeeds
     from mlx_mistral.memory.machine import machine_budget
 
@@ -60,7 +61,7 @@ def _chunks(args: argparse.Namespace, progress: Progress) -> tuple[list[TriedChu
     n_prompt = max(chunks.PROMPT_TOKENS, *args.prompt_tokens)
     if config.max_context is not None:
         n_prompt = min(n_prompt, config.max_context - ROOM)
-    needs = ModelNeeds.of(headers, dtype=dtype_name(dtype), on_gpu=on_gpu())
+    needs = ModelNeeds.of(headers, dtype=dtype_name(dtype), scratch=active_backend().scratch)
 
     def fits(size: int) -> bool:
         context = n_prompt + ROOM

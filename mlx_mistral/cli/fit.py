@@ -186,7 +186,7 @@ def _report(args: argparse.Namespace, headers: Headers, device: Device) -> Repor
     from mlx_mistral.memory import ModelNeeds, default_context
     from mlx_mistral.memory.machine import this_machine
 
-    needs = ModelNeeds.of(headers, dtype=device.dtype, on_gpu=device.on_gpu)
+    needs = ModelNeeds.of(headers, dtype=device.dtype, scratch=device.scratch)
     machine = None if args.memory else device.machine or this_machine()
     budget_bytes = machine.budget_bytes if machine else args.memory
     context = args.context or default_context(headers.config)

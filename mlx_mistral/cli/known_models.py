@@ -84,7 +84,7 @@ class KnownModels:
     def _told(self, name: str, headers: Headers, device: Device, *, is_cached: bool) -> ModelRow:
         from mlx_mistral.memory import ModelNeeds
 
-        needs = ModelNeeds.of(headers, dtype=device.dtype, on_gpu=device.on_gpu)
+        needs = ModelNeeds.of(headers, dtype=device.dtype, scratch=device.scratch)
         stored, count = headers.weight_bytes, headers.parameter_count
         return self._planned(name, needs, stored, count, device, is_cached=is_cached)
 
@@ -95,7 +95,7 @@ class KnownModels:
         shape = SHAPES.get(repo)
         if shape is None:
             return _row(alias, is_cached=False)
-        needs = ModelNeeds.of_unquantized(shape.config, dtype=device.dtype, on_gpu=device.on_gpu)
+        needs = ModelNeeds.of_unquantized(shape.config, dtype=device.dtype, scratch=device.scratch)
         stored, count = shape.stored_bytes, shape.parameters
         return self._planned(alias, needs, stored, count, device, is_cached=False)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_mistral.backend.ops import Rotation
 from mlx_mistral.model import Model, SparseMoE
 
 CAPACITY_FACTOR = 4 / 3
@@ -158,7 +159,7 @@ def experts(
     return out, balance
 
 
-def attention(layer: Any, x: mx.array, window: int, mask: mx.array) -> mx.array:
+def attention(layer: Any, x: mx.array, rotation: Rotation, window: int, mask: mx.array) -> mx.array:
     """Windowed attention in blocks of `window` queries over two blocks of keys.
 
     Shapes: (B, T, dim) -> (B, T, dim), T a multiple of the window; mask (n, 1, 1, W, 2 W).
@@ -169,8 +170,8 @@ def attention(layer: Any, x: mx.array, window: int, mask: mx.array) -> mx.array:
     def heads(y: mx.array) -> mx.array:
         return y.reshape(batch, length, -1, layer._head_dim).swapaxes(1, 2)
 
-    q = layer.rope(heads(layer.q_proj(x)), 0) * layer._scale
-    k = layer.rope(heads(layer.k_proj(x)), 0)
+    q = rotation(heads(layer.q_proj(x))) * layer._scale
+    k = rotation(heads(layer.k_proj(x)))
     v = heads(layer.v_proj(x))
     groups, kv_heads = q.shape[1] // k.shape[1], k.shape[1]
     q = q.reshape(batch, kv_heads, groups, n, window, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -212,9 +213,11 @@ def hidden_states(
     """
     decoder = model.model
     x = decoder.embed_tokens(tokens)
+    rotation = decoder.rotation(0, tokens.shape[1], x.dtype)
     balance, states = mx.array(0.0), []
     for layer in decoder.layers:
-        x = x + attention(layer.self_attn, layer.input_layernorm(x), mask.shape[-2], mask)
+        normed = layer.input_layernorm(x)
+        x = x + attention(layer.self_attn, normed, rotation, mask.shape[-2], mask)
         rows = layer.post_attention_layernorm(x).reshape(-1, x.shape[-1])
         out, loss = experts(layer.block_sparse_moe, rows, capacity_factor)
         x = x + out.reshape(x.shape)

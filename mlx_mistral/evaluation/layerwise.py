@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mistral.backend.ops import Rotation
 from mlx_mistral.cache import Mask, attention_mask
 from mlx_mistral.checkpoint import Checkpoint
 from mlx_mistral.checkpoint.dtype import resolve_dtype
@@ -33,12 +34,13 @@ class Layer:
     path: str
     """Where it stands in the model: `model.layers.3`."""
     block: Block
+    rotation: Rotation
     mask: Mask
     query_scale: mx.array | None
 
     def __call__(self, x: mx.array) -> mx.array:
         """Texts from their first token on, evaluated. Shapes: (B, T, dim) -> (B, T, dim)."""
-        out = self.block(x, 0, self.mask, None, self.query_scale)
+        out = self.block(x, self.rotation, self.mask, None, self.query_scale)
         mx.eval(out)
         return out
 
@@ -111,13 +113,21 @@ class LayerWalk:
         """
         scaling = self.config.query_scaling
         scale = query_scale(scaling, 0, n_tokens) if scaling else None
+        rotation = self._model.model.rotation(0, n_tokens, self.dtype)
         for index, (block, window) in enumerate(
             zip(self._model.layers, self.config.windows, strict=True)
         ):
             path = f"model.layers.{index}"
             mask = attention_mask(n_tokens, 0, window)
             with self._weights(block, path):
-                yield Layer(index=index, path=path, block=block, mask=mask, query_scale=scale)
+                yield Layer(
+                    index=index,
+                    path=path,
+                    block=block,
+                    rotation=rotation,
+                    mask=mask,
+                    query_scale=scale,
+                )
 
     @contextmanager
     def ending(self) -> Iterator[Ending]:

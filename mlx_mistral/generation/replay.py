@@ -8,12 +8,11 @@ from typing import cast
 
 import mlx.core as mx
 
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.cache import KVCache
 from mlx_mistral.cache.fixed import Form, stand_ins
 from mlx_mistral.model import Model
-from mlx_mistral.model.experts import SparseMoE
-
-from .tracing import can_trace, unfused_on_cpu
+from mlx_mistral.model.moe import SparseMoE
 
 Compute = Callable[[mx.array, Sequence[KVCache], list[mx.array]], list[mx.array]]
 """A pass: of tokens, what stands for the caches, and further arrays."""
@@ -42,7 +41,7 @@ class Replay:
         traces: Traces | None = None,
     ) -> None:
         self._cache, self._compute, self._way, self._n_kept = cache, compute, way, n_kept
-        self._is_possible = can_trace() and model.is_traceable
+        self._is_possible = model.is_traceable and active_backend().can_compile()
         self._routers = [x.block_sparse_moe for x in model.layers if "block_sparse_moe" in x]
         self.traces: Traces = {} if traces is None else traces
 
@@ -72,12 +71,9 @@ class Replay:
         if traced is None:
             while len(self.traces) >= self._n_kept:
                 del self.traces[next(iter(self.traces))]
-            traced = mx.compile(_pass(self._compute, forms, len(buffers), self._routers))
-            self.traces[key] = traced
-            with unfused_on_cpu():
-                out = traced(*given)
-        else:
-            out = traced(*given)
+            run = _pass(self._compute, forms, len(buffers), self._routers)
+            self.traces[key] = traced = active_backend().compile(run)
+        out = traced(*given)
         n_new, n = forms[0].n_new, len(buffers) // len(forms)
         for i, one in enumerate(self._cache):
             one.advance(tuple(out[n * i : n * (i + 1)]), n_new)

@@ -8,6 +8,7 @@ from functools import cached_property
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.cache import KVCache
 from mlx_mistral.model import Model
 
@@ -18,12 +19,6 @@ TRACES = 8
 """Kept of texts that join and leave, of which there are now more and now fewer."""
 NAN = -1
 """Drawn in place of a token where a text's logits are NaN; the vocabulary does not have it."""
-
-IN_FLIGHT_BYTES = 16 << 20
-"""Caches so small may be copied on a GPU: that takes less time than its waiting for the host."""
-STEP_BYTES = 600 << 20
-"""A step that reads more is cut into more commands than MLX leaves outstanding: it encodes on when
-at most 10 are, of at most 50 MB each. Source: mlx, transforms.cpp, metal/device.cpp."""
 
 
 class NextToken:
@@ -51,19 +46,27 @@ class NextToken:
         )
 
     @cached_property
-    def _weight_bytes(self) -> int:
+    def _weight_elements(self) -> tuple[int, int]:
+        """Elements of all weights, and of the largest."""
         weights: dict[str, mx.array] = dict(tree_flatten(self._model.parameters()))
-        return sum(one.nbytes for one in weights.values())
+        sizes = [array.size for array in weights.values()]
+        return sum(sizes), max(sizes)
 
     @property
     def may_overlap(self) -> bool:
         """Whether a step may be submitted before the one before it is done."""
-        if mx.default_device() == mx.cpu:
+        limits = active_backend().pipelining
+        if limits is None:
             return True
-        if self._weight_bytes > STEP_BYTES:  # most models: nothing to add up for each token
-            return True
-        cache_bytes = sum(one.nbytes for one in self._cache)
-        return may_overlap(self._weight_bytes, cache_bytes)
+        n_elements, largest = self._weight_elements
+        if n_elements >= limits.min_step_elements(largest):
+            return True  # most models: the caches need not be added up for each token
+        buffers = [buffer for cache in self._cache for buffer in cache.state]
+        return limits.can_overlap(
+            n_elements=n_elements + sum(buffer.size for buffer in buffers),
+            largest=largest,
+            cache_bytes=sum(buffer.nbytes for buffer in buffers),
+        )
 
     def __call__(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """Builds the step, without computing it. The caches then hold the given tokens.
@@ -76,18 +79,6 @@ class NextToken:
             return logits, drawn
         logits = self._model(tokens[:, None], self._cache)[:, -1]
         return logits, draw(self._sampler, logits)
-
-
-def may_overlap(weight_bytes: int, cache_bytes: int) -> bool:
-    """Whether steps in flight together gain more than they cost on a GPU.
-
-    A buffer that the step before still reads cannot be written in place, and is copied. MLX
-    bounds what is outstanding, so that in a large model a layer's turn comes again only when
-    its buffers are free. On the CPU it bounds that to less than one layer.
-    """
-    if cache_bytes <= IN_FLIGHT_BYTES:
-        return True
-    return weight_bytes + cache_bytes > STEP_BYTES
 
 
 def _next_of(model: Model, sampler: Draws) -> Compute:

@@ -79,7 +79,7 @@ def _whole_bytes(needs: ModelNeeds, budget_bytes: int, text: Extent, n_texts: in
         needs.config,
         [text] * n_texts,
         needs.activation_bytes,
-        gathers_float32=needs.gathers_float32,
+        scratch=needs.scratch,
     )
 
 

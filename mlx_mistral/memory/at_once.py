@@ -15,7 +15,7 @@ from mlx_mistral.model import Model
 from .batch import Extent, batch_bytes, batch_cache_bytes
 from .governor import Tell
 from .limits import limits_of
-from .pass_needs import SMALLEST_CHUNK, gathers_float32
+from .pass_needs import SMALLEST_CHUNK, scratch_of
 
 
 class BatchRoom:
@@ -104,7 +104,7 @@ class BatchRoom:
             inside,
             self._model.dtype.size,
             chunk=chunk,
-            gathers_float32=gathers_float32(self._model),
+            scratch=scratch_of(self._model),
             kv_bits=self._kv_bits,
         )
         return self._besides + needed <= self._budget

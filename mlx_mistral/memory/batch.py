@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mlx_mistral.backend.scratch import ScratchSizes
 from mlx_mistral.config import ModelConfig
 
 from .cache import cache_bytes
@@ -38,8 +39,8 @@ def batch_bytes(
     texts: Sequence[Extent],
     activation_bytes: int,
     *,
+    scratch: ScratchSizes,
     chunk: int = PREFILL_TOKENS,
-    gathers_float32: bool = False,
     kv_bits: int | None = None,
 ) -> int:
     """The most that caches of these texts and work on them take together.
@@ -56,7 +57,7 @@ def batch_bytes(
             n_new,
             longest,
             activation_bytes,
-            gathers_float32=gathers_float32,
+            scratch=scratch,
             kv_bits=kv_bits,
         )
 

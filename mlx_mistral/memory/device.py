@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_mistral.checkpoint.dtype import dtype_name, on_gpu, resolve_dtype
+from mlx_mistral.backend.device import on_gpu
+from mlx_mistral.backend.scratch import METAL, ScratchSizes
+from mlx_mistral.backend.select import active_backend
+from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
 from mlx_mistral.errors import MemoryBudgetError
 
 from .chips import Chip, this_chip
@@ -20,7 +23,8 @@ class Device:
 
     dtype: str
     """Of activations, by its name in MLX."""
-    on_gpu: bool
+    scratch: ScratchSizes
+    """Temporary memory of the operations."""
     machine: Machine | None
     """None where the system does not tell its memory."""
     chip: Chip | None
@@ -35,7 +39,7 @@ class Device:
             machine = None
         return cls(
             dtype=dtype_name(resolve_dtype(dtype)),
-            on_gpu=on_gpu(),
+            scratch=active_backend().scratch,
             machine=machine,
             chip=this_chip() if on_gpu() else None,
         )
@@ -43,4 +47,4 @@ class Device:
     @classmethod
     def mac(cls, chip: Chip, *, dtype: str | None = None) -> Device:
         """A Mac of which only the chip is known."""
-        return cls(dtype=dtype or MAC_DTYPE, on_gpu=True, machine=None, chip=chip)
+        return cls(dtype=dtype or MAC_DTYPE, scratch=METAL, machine=None, chip=chip)

@@ -84,7 +84,9 @@ def from_device_info(info: Mapping[str, str | int]) -> Machine | None:
 def _device() -> Machine | None:
     import mlx.core as mx
 
-    if mx.default_device().type != mx.DeviceType.gpu:
+    from mlx_mistral.backend.device import on_gpu
+
+    if not on_gpu():
         return None
     return from_device_info(mx.device_info())
 

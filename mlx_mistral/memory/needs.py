@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from mlx_mistral.backend.scratch import ScratchSizes
 from mlx_mistral.cache.quantized import can_quantize
 from mlx_mistral.checkpoint.headers import Headers
 from mlx_mistral.config import ModelConfig, arithmetic
@@ -40,16 +41,17 @@ class ModelNeeds:
     """In memory, once loaded."""
     read_bytes: int
     """Of these, what one token reads."""
+    scratch: ScratchSizes
+    """Temporary memory of the operations where it will be computed."""
     loading_bytes: int = 0
-    gathers_float32: bool = False
     prefill_tokens: int = PREFILL_TOKENS
     """Of a prompt that are read at a time, where no plan says otherwise."""
     uniform_bytes: tuple[tuple[int, int], ...] = ()
     """Bits, and the bytes of the weights were they quantized to them; for unquantized models."""
 
     @classmethod
-    def of(cls, headers: Headers, *, dtype: str, on_gpu: bool) -> ModelNeeds:
-        """From a checkpoint's headers. on_gpu: where it will be computed."""
+    def of(cls, headers: Headers, *, dtype: str, scratch: ScratchSizes) -> ModelNeeds:
+        """From a checkpoint's headers. scratch: of the backend that will compute it."""
         parameters, size = headers.parameters, FLOAT_BYTES[dtype]
         is_plain = headers.config.quantization is None
         return cls(
@@ -58,7 +60,7 @@ class ModelNeeds:
             weights_bytes=weights_in_memory(parameters, size),
             read_bytes=weights_read(headers.config, parameters, size),
             loading_bytes=loading_bytes(parameters, dtype),
-            gathers_float32=(not on_gpu and dtype != "float32" and holds_plain_experts(parameters)),
+            scratch=scratch.for_experts(is_quantized=not holds_plain_experts(parameters)),
             prefill_tokens=prefill_tokens(headers.config, dtype),
             uniform_bytes=tuple(
                 (bits, uniform_weights_in_memory(parameters, bits, size))
@@ -67,7 +69,9 @@ class ModelNeeds:
         )
 
     @classmethod
-    def of_unquantized(cls, config: ModelConfig, *, dtype: str, on_gpu: bool) -> ModelNeeds:
+    def of_unquantized(
+        cls, config: ModelConfig, *, dtype: str, scratch: ScratchSizes
+    ) -> ModelNeeds:
         """Of a model of which only the architecture is known.
 
         Norms and routers count as if they were quantized too: less than a thousandth.
@@ -79,7 +83,7 @@ class ModelNeeds:
             dtype=dtype,
             weights_bytes=size * n_weights,
             read_bytes=unquantized_weights_read(config, size),
-            gathers_float32=not on_gpu and dtype != "float32" and config.moe is not None,
+            scratch=scratch,
             prefill_tokens=prefill_tokens(config, dtype),
             uniform_bytes=tuple(
                 (bits, matrix_bytes_in_memory(everything, uniform(bits), size))
@@ -106,7 +110,7 @@ class ModelNeeds:
             context=context,
             budget_bytes=budget_bytes,
             activation_bytes=self.activation_bytes,
-            gathers_float32=self.gathers_float32,
+            scratch=self.scratch,
             loading_bytes=self.loading_bytes,
             kv_bits=kv_bits,
             prefill_tokens=prefill_tokens or self.prefill_tokens,
@@ -137,7 +141,10 @@ class ModelNeeds:
         """The most bits a weight with which an unquantized model would fit, if any are enough."""
         for bits, weights_bytes in self.uniform_bytes:
             quantized = replace(
-                self, weights_bytes=weights_bytes, loading_bytes=0, gathers_float32=False
+                self,
+                weights_bytes=weights_bytes,
+                loading_bytes=0,
+                scratch=self.scratch.for_experts(is_quantized=True),
             )
             if quantized.plan(context, budget_bytes).fits:
                 return bits

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mlx.core as mx
-
+from mlx_mistral.backend.scratch import ScratchSizes
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.cache.fixed import round_up
 from mlx_mistral.model import Model
 
@@ -40,9 +40,9 @@ class PassNeeds:
         if n_new == self.pass_tokens:  # of decoding: what is decided holds until buffers grow
             besides += self._drafting(bits)
             end, passes = round_up(end), {n_new, 1}
-        gathers = gathers_float32(self.model)
+        scratch = scratch_of(self.model)
         return besides + max(
-            pass_bytes(config, n, end, size, gathers_float32=gathers, kv_bits=bits) for n in passes
+            pass_bytes(config, n, end, size, scratch=scratch, kv_bits=bits) for n in passes
         )
 
     def copied(self, end: int, bits: int | None, *, n_copies: int) -> int:
@@ -63,11 +63,10 @@ def text_bytes(model: Model, n_tokens: int) -> int:
     """What another model's cache of a text and its work on it take."""
     size = model.dtype.size
     cache = cache_bytes(model.config, n_tokens, size)
-    return cache + pass_bytes(model.config, SMALLEST_CHUNK, n_tokens, size)
+    scratch = scratch_of(model)
+    return cache + pass_bytes(model.config, SMALLEST_CHUNK, n_tokens, size, scratch=scratch)
 
 
-def gathers_float32(model: Model) -> bool:
-    """Whether experts are widened for each use; see `workspace_bytes`."""
-    config = model.config
-    is_plain = config.moe is not None and config.quantization is None
-    return is_plain and model.dtype != mx.float32 and mx.default_device() == mx.cpu
+def scratch_of(model: Model) -> ScratchSizes:
+    """Return the temporary memory of the backend's operations for a loaded model."""
+    return active_backend().scratch.for_experts(is_quantized=model.config.quantization is not None)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlx_mistral.backend.scratch import ScratchSizes
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.config.fields import MAX_DIMENSION
 from mlx_mistral.errors import ContextError
@@ -48,14 +49,14 @@ def plan_memory(
     context: int,
     budget_bytes: int,
     activation_bytes: int,
-    gathers_float32: bool = False,
+    scratch: ScratchSizes,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
     prefill_tokens: int | None = None,
 ) -> MemoryPlan:
     """The plan for weights that will take `weights_bytes` in memory.
 
-    gathers_float32, loading_bytes, kv_bits, prefill_tokens: as in `workspace_bytes`.
+    scratch, loading_bytes, kv_bits, prefill_tokens: as in `workspace_bytes`.
     Raises: ContextError: the model has no such context.
     """
     if context < 1 or context > longest_context(config):
@@ -67,7 +68,7 @@ def plan_memory(
         config,
         context,
         activation_bytes,
-        gathers_float32=gathers_float32,
+        scratch=scratch,
         loading_bytes=loading_bytes,
         kv_bits=kv_bits,
         prefill_tokens=prefill_tokens,
@@ -87,7 +88,7 @@ def max_context(
     weights_bytes: int,
     budget_bytes: int,
     activation_bytes: int,
-    gathers_float32: bool = False,
+    scratch: ScratchSizes,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
     prefill_tokens: int | None = None,
@@ -104,7 +105,7 @@ def max_context(
             context=context,
             budget_bytes=budget_bytes,
             activation_bytes=activation_bytes,
-            gathers_float32=gathers_float32,
+            scratch=scratch,
             loading_bytes=loading_bytes,
             kv_bits=kv_bits,
             prefill_tokens=prefill_tokens,

@@ -17,9 +17,14 @@ W window, E experts, k experts a token.
 
 from __future__ import annotations
 
+from mlx_mistral.backend.scratch import (
+    CHUNK_WEIGHTS,
+    CPU_QUERY_CHUNK,
+    MAX_CHUNKS,
+    MIN_ROWS,
+    ScratchSizes,
+)
 from mlx_mistral.config import ModelConfig
-from mlx_mistral.model.blocked import UNFUSED_ROWS
-from mlx_mistral.model.linear import FEW_ROWS, MOST_PIECES, PIECE_WEIGHTS
 from mlx_mistral.tuning import PREFILL_TOKENS as PREFILL_TOKENS
 from mlx_mistral.tuning import rule
 
@@ -44,8 +49,8 @@ def workspace_bytes(
     context: int,
     activation_bytes: int,
     *,
+    scratch: ScratchSizes,
     kept_places: int = CHAT_PLACES,
-    gathers_float32: bool = False,
     loading_bytes: int = 0,
     kv_bits: int | None = None,
     prefill_tokens: int | None = None,
@@ -54,8 +59,7 @@ def workspace_bytes(
 
     kept_places: see `CHAT_PLACES`; 0 where every prompt is read from its start, as `generate`
         does.
-    gathers_float32: experts stored unquantized in 16 bits are made float32 for each use, which
-        the CPU backend needs.
+    scratch: of the backend's operations for this model.
     loading_bytes: what loading holds beside the weights; no cache and no text are there yet.
     kv_bits: of a quantized cache, whose keys and values are dequantized for each chunk.
     prefill_tokens: of a chunk; None: as many as where nothing was measured.
@@ -66,7 +70,7 @@ def workspace_bytes(
     grown = stored_bytes(config, context, b, kv_bits) if None in config.windows else 0
     # A place that is kept while n tokens are read is one before them.
     passing = max(
-        pass_bytes(config, n, context, b, gathers_float32=gathers_float32, kv_bits=kv_bits)
+        pass_bytes(config, n, context, b, scratch=scratch, kv_bits=kv_bits)
         + kept_places * ring_bytes(config, context - n, b, kv_bits)
         for n in {n_new, 1}
     )
@@ -81,7 +85,7 @@ def pass_bytes(
     context: int,
     activation_bytes: int,
     *,
-    gathers_float32: bool = False,
+    scratch: ScratchSizes,
     kv_bits: int | None = None,
 ) -> int:
     """What one pass over n tokens writes and frees again, caches aside, in a text of `context`.
@@ -89,13 +93,15 @@ def pass_bytes(
     One token is decoded, with the pass before it still under way. Arguments as in
     `workspace_bytes`.
     """
-    b, expert_bytes = activation_bytes, 4 if gathers_float32 else activation_bytes
+    b, widens_experts = activation_bytes, scratch.widens_experts and activation_bytes < 4
+    expert_bytes = 4 if widens_experts else b
     of_layers = _prefill if n_new > 1 else _decode
     dequantized = 0 if kv_bits is None else _dequantized(config, n_new, context, b, kv_bits)
-    casts = _experts_in_float32(config) if gathers_float32 else 0
+    casts = _experts_in_float32(config) if widens_experts else 0
     sampling = 4 * VOCABULARY_ROWS * config.vocab_size
     passing = of_layers(config, n_new, context, b, expert_bytes) + casts + dequantized + sampling
-    return passing + (_unpacked(config, n_new) if b == 4 else 0)
+    unpacks = scratch.unpacks_linear and b == 4
+    return passing + (_unpacked(config, n_new) if unpacks else 0)
 
 
 def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes: int) -> int:
@@ -117,7 +123,7 @@ def _prefill(config: ModelConfig, n_new: int, context: int, b: int, expert_bytes
 def _attention(config: ModelConfig, window: int | None, n_new: int, context: int, b: int) -> int:
     """Scores and masks of blocks; queries scaled, and the result in pieces and whole."""
     queries = n_new * config.n_heads * config.head_dim * b
-    rows = min(UNFUSED_ROWS, n_new)
+    rows = min(CPU_QUERY_CHUNK, n_new)
     widest = context if window is None else min(context, window + rows)
     ends = range(context, context - min(BLOCKS_AT_ONCE * rows, n_new), -rows)
     scores = rows * sum(min(end, widest) for end in ends)
@@ -143,14 +149,14 @@ def _unpacked(config: ModelConfig, n_new: int) -> int:
 
     The products are there when they are joined. Maps of one input are one matrix.
     """
-    if config.quantization is None or n_new < FEW_ROWS:
+    if config.quantization is None or n_new < MIN_ROWS:
         return 0
     heads = config.n_heads * config.head_dim
     sizes = [(heads + 2 * config.n_kv_heads * config.head_dim, config.dim), (config.dim, heads)]
     if config.moe is None:
         sizes += [(2 * config.hidden_dim, config.dim), (config.dim, config.hidden_dim)]
     return max(
-        4 * min(out * wide, PIECES_AT_ONCE * max(PIECE_WEIGHTS, -(-out // MOST_PIECES) * wide))
+        4 * min(out * wide, PIECES_AT_ONCE * max(CHUNK_WEIGHTS, -(-out // MAX_CHUNKS) * wide))
         + 4 * n_new * out
         for out, wide in sizes
     )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_mistral.cache import Band, KVCache, Mask
+from mlx_mistral.backend.ops import Rotation
+from mlx_mistral.backend.select import active_backend
+from mlx_mistral.cache import KVCache, Mask
 from mlx_mistral.cache.quantized import QuantizedRows, Rows
 from mlx_mistral.config import ModelConfig
 
-from .blocked import FUSED_ROWS, UNFUSED_ROWS, blocked_attention
-from .fused import Fusable, is_one_token
-from .linear import Linear
-from .one_token import one_token_attention
+from .fused import Fusable
+from .layers import Linear
 from .quantized_attention import dequantized, quantized_attention, reads_quantized
-from .rope import Position, RotaryEmbedding, Turns
 
 
 class Attention(Fusable):
@@ -36,70 +35,63 @@ class Attention(Fusable):
         self.k_proj = Linear(config.dim, kv_dim, bias=False)
         self.v_proj = Linear(config.dim, kv_dim, bias=False)
         self.o_proj = Linear(query_dim, config.dim, bias=False)
-        self.rope = RotaryEmbedding(config)
 
     def __call__(
         self,
         x: mx.array,
-        position: Position,
+        rotation: Rotation,
         mask: Mask,
         cache: KVCache | None = None,
         query_scale: mx.array | None = None,
         last_only: bool = False,
     ) -> mx.array:
-        """Shapes: (B, T, dim), position () or (B,) of the first token -> (B, T, dim).
+        """Shapes: (B, T, dim) -> (B, T, dim).
 
-        One token a text may come as (B, dim), and then leaves so.
-        last_only: all T tokens are remembered, the last one alone asks: -> (B, 1, dim).
+        Args:
+            rotation: of the T tokens.
+            query_scale: factors of the queries, (T, 1) or (B, 1, T, 1).
+            last_only: store all T tokens and return the output of the last: -> (B, 1, dim).
         """
-        q, k, v = self._project(x, position, last_only)  # (B, H | K | K, T, D)
+        q, k, v = self._project(x, rotation, last_only)  # (B, H | K | K, T, D)
         if query_scale is not None:
             q = q * query_scale[..., -q.shape[2] :, :].astype(q.dtype)
         if last_only and isinstance(mask, mx.array):
             mask = mask[..., -1:, :]
-        seen = (k, v) if cache is None else cache.update_and_fetch(k, v)  # (B, K, S, D)
-        out = attend(q, *seen, self._scale, mask)
-        return self.o_proj(out[:, None] if out.ndim < x.ndim else out)
+        keys, values = (k, v) if cache is None else cache.update_and_fetch(k, v)  # (B, K, S, D)
+        return self.o_proj(join_heads(attend(q, keys, values, self._scale, mask)))
 
     def _project(
-        self, x: mx.array, position: Position, last_only: bool
+        self, x: mx.array, rotation: Rotation, last_only: bool
     ) -> tuple[mx.array, mx.array, mx.array]:
         # With many tokens the joined output would only be memory.
-        fused = self.fused() if is_one_token(x) else None
+        fused = self.fused() if x.shape[1] == 1 else None
         if fused is None:
-            asking, place = x, position
-            if last_only and not isinstance(position, Turns):
-                asking, place = x[:, -1:], position + (x.shape[1] - 1)
-            q = self.rope(self._split_heads(self.q_proj(asking)), place)
-            k = self.rope(self._split_heads(self.k_proj(x)), position)
+            skip = x.shape[1] - 1 if last_only else 0
+            q = rotation(self._split_heads(self.q_proj(x[:, skip:])), skip)
+            k = rotation(self._split_heads(self.k_proj(x)))
             return q, k, self._split_heads(self.v_proj(x))
         end_of_q, end_of_k = self._heads
-        turning, v = mx.split(self._split_heads(fused(x)), [end_of_k], axis=1)
-        q, k = mx.split(self.rope(turning, position), [end_of_q], axis=1)
+        rotated, v = mx.split(self._split_heads(fused(x)), [end_of_k], axis=1)
+        q, k = mx.split(rotation(rotated), [end_of_q], axis=1)
         return q, k, v
 
     def _split_heads(self, x: mx.array) -> mx.array:
-        """(B, T, heads * D) -> (B, heads, T, D)."""
-        if x.ndim == 2:
-            return mx.unflatten(x, -1, (-1, 1, self._head_dim))
+        """Shapes: (B, T, heads * D) -> (B, heads, T, D)."""
         return mx.unflatten(x, -1, (-1, self._head_dim)).swapaxes(1, 2)
 
 
 def attend(q: mx.array, k: Rows, v: Rows, scale: float, mask: Mask) -> mx.array:
-    """Shapes: (B, H, T, D), (B, K, S, D) twice -> (B, T, H * D), or (B, H * D) of one token."""
+    """Attention over keys and values that may be quantized.
+
+    Shapes: q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
+    """
     if isinstance(k, QuantizedRows) and isinstance(v, QuantizedRows) and reads_quantized(q, k):
-        return join_heads(quantized_attention(q, k, v, scale, mask))
-    k, v = dequantized(k, q), dequantized(v, q)
-    is_fused = mx.default_device() != mx.cpu
-    if q.shape[2] == 1 and not is_fused and (mask is None or isinstance(mask, mx.array)):
-        return one_token_attention(q, k, v, scale, mask)
-    if isinstance(mask, Band) or (mask == "causal" and not is_fused):
-        window = mask.window if isinstance(mask, Band) else None
-        rows = FUSED_ROWS if is_fused else UNFUSED_ROWS
-        return join_heads(blocked_attention(q, k, v, scale, window, rows))
-    return join_heads(mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask))
+        return quantized_attention(q, k, v, scale, mask)
+    return active_backend().attention(
+        q, dequantized(k, q), dequantized(v, q), scale=scale, mask=mask
+    )
 
 
 def join_heads(x: mx.array) -> mx.array:
-    """(B, H, T, D) -> (B, T, H * D), or (B, H * D) of one token."""
-    return x.flatten(1) if x.shape[2] == 1 else x.swapaxes(1, 2).flatten(-2)
+    """Shapes: (B, H, T, D) -> (B, T, H * D)."""
+    return x.swapaxes(1, 2).flatten(-2)

@@ -6,8 +6,8 @@ from functools import partial
 
 import mlx.core as mx
 
-from .fused import Fusable, is_one_token
-from .linear import Linear
+from .fused import Fusable
+from .layers import Linear
 
 
 class FeedForward(Fusable):
@@ -25,9 +25,9 @@ class FeedForward(Fusable):
         self.down_proj = Linear(hidden_dim, dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(..., dim) -> (..., dim)."""
+        """Shapes: (B, T, dim) -> (B, T, dim)."""
         # With many tokens the joined output would only be memory.
-        fused = self.fused() if is_one_token(x) else None
+        fused = self.fused() if x.shape[1] == 1 else None
         gate, up = fused.split(x) if fused else (self.gate_proj(x), self.up_proj(x))
         out: mx.array = self.down_proj(swiglu(gate, up))
         return out

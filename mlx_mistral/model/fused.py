@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .linear import Linear, QuantizedLinear
+from .layers import Linear, QuantizedLinear
 
 FUSED = (nn.Linear, nn.QuantizedLinear, Linear, QuantizedLinear)
 
@@ -64,11 +64,6 @@ class FusedLinear:
                 if module[field] is not view:
                     return False
         return True
-
-
-def is_one_token(x: mx.array) -> bool:
-    """Whether there is one token a text. Shapes: (B, T, any), or (B, any) of one."""
-    return x.ndim == 2 or x.shape[-2] == 1
 
 
 def alike(modules: Sequence[nn.Module]) -> bool:

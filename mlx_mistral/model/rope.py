@@ -9,87 +9,34 @@ from __future__ import annotations
 import math
 
 import mlx.core as mx
-import mlx.nn as nn
-import numpy as np
 
+from mlx_mistral.backend.ops import RotaryTable, Rotation
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.config import ModelConfig, QueryScaling, YarnConfig
 
 
-class RotaryEmbedding(nn.Module):
-    """Rotates queries and keys by their positions.
+class RotaryEmbedding:
+    """Makes the rotations of queries and keys, which all layers share.
 
     Source: arXiv:2104.09864; YaRN: arXiv:2309.00071, section 3.
+
+    Example:
+        rotation = RotaryEmbedding(config)(position, n_new=1, dtype=mx.bfloat16)
+        q, k = rotation(q), rotation(k)
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self._dims = config.head_dim
-        self._base: float | None = config.rope_theta
-        self._periods: mx.array | None = None
-        self._magnitude = 1.0
-        if config.yarn is not None:
-            self._base = None
-            self._periods = yarn_periods(config.head_dim, config.rope_theta, config.yarn)
-            self._magnitude = config.yarn.attention_factor
-
-    def __call__(self, x: mx.array, position: Position) -> mx.array:
-        """Shapes: (B, H, T, D), position () or (B,) of the first token -> (B, H, T, D)."""
-        if isinstance(position, Turns):
-            return position(x)
-        if self._magnitude != 1.0:
-            x = x * self._magnitude
-        return mx.fast.rope(
-            x,
-            self._dims,
-            traditional=False,
-            base=self._base,
-            scale=1.0,
-            offset=position,
-            freqs=self._periods,
+        yarn = config.yarn
+        self._table = RotaryTable(
+            dims=config.head_dim,
+            base=config.rope_theta if yarn is None else None,
+            periods=yarn_periods(config.head_dim, config.rope_theta, yarn) if yarn else None,
+            magnitude=yarn.attention_factor if yarn else 1.0,
         )
 
-    def turns(self, position: mx.array | int, n_new: int, dtype: mx.Dtype) -> Position:
-        """What layers that rotate alike can share for n_new tokens.
-
-        On a GPU the kernel that rotates needs the position alone. On the CPU, every layer would
-        compute the sines and cosines of the one token that is decoded.
-        Shapes: position () or (B,) of the first token.
-        """
-        if n_new > 1 or mx.default_device() != mx.cpu:
-            return position
-        places = mx.array(position).astype(mx.float32).reshape(-1, 1)
-        angles = places * self._frequencies()
-        cos, sin = self._magnitude * mx.cos(angles), self._magnitude * mx.sin(angles)
-        return Turns(cos.astype(dtype), sin.astype(dtype))
-
-    def _frequencies(self) -> mx.array:
-        """In radians a token, computed as MLX's kernel does. Shapes: -> (D / 2,) float32."""
-        if self._periods is not None:
-            return mx.reciprocal(self._periods)
-        assert self._base is not None
-        half = self._dims // 2
-        return mx.exp(mx.arange(0, -half, -1, dtype=mx.float32) * (math.log(self._base) / half))
-
-
-class Turns:
-    """The rotation of one token a text, for all heads and layers: a matrix, so one product each."""
-
-    def __init__(self, cos: mx.array, sin: mx.array) -> None:
-        """Shapes: (B, D / 2), or (1, D / 2) where all texts are at one place."""
-        half = np.eye(cos.shape[-1], dtype=np.float32)
-        none = np.zeros_like(half)
-        kept = mx.array(np.block([[half, none], [none, half]])).astype(cos.dtype)
-        turned = mx.array(np.block([[none, half], [-half, none]])).astype(cos.dtype)
-        cos, sin = (mx.concatenate([part, part], -1)[:, None] for part in (cos, sin))
-        self._matrix = kept * cos + turned * sin  # (B, D, D)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Shapes: (B, H, 1, D) -> the same."""
-        return mx.expand_dims(x.squeeze(2) @ self._matrix, 2)
-
-
-Position = mx.array | int | Turns
-"""The position of a first token, () or (B,), or the rotations made of it."""
+    def __call__(self, position: mx.array | int, *, n_new: int, dtype: mx.Dtype) -> Rotation:
+        """Return the rotation of n_new tokens. Shapes: position () or (B,) of the first one."""
+        return active_backend().rotation(self._table, position, n_new=n_new, dtype=dtype)
 
 
 def yarn_periods(head_dim: int, theta: float, yarn: YarnConfig) -> mx.array:

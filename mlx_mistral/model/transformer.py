@@ -8,17 +8,17 @@ from functools import cached_property
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_mistral.backend.ops import Rotation
 from mlx_mistral.cache import KVCache, Mask, SharedPrefixes, attention_mask, make_cache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError
 
 from .attention import Attention
-from .experts import SparseMoE
 from .feed_forward import FeedForward
 from .fingerprint import fingerprint
-from .linear import Linear
-from .norm import RMSNorm
-from .rope import Position, query_scale
+from .layers import Linear, RMSNorm
+from .moe import SparseMoE
+from .rope import RotaryEmbedding, query_scale
 
 
 class Model(nn.Module):
@@ -116,6 +116,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim)
         self.layers = [Block(config) for _ in range(config.n_layers)]
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
+        self._rope = RotaryEmbedding(config)
 
     def __call__(
         self,
@@ -137,17 +138,19 @@ class Decoder(nn.Module):
         scaling = self._config.query_scaling
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
-        # Of one token a text alone, products and heads need no reshaping.
-        x = self.embed(tokens[:, 0] if n_new == 1 else tokens)
-        turns = self.layers[0].self_attn.rope.turns(position, n_new, x.dtype)
+        x = self.embed(tokens)
+        rotation = self.rotation(position, n_new, x.dtype)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
             if before_layer is not None:
                 before_layer(x)
             is_last = last_only and layer is self.layers[-1]
-            x = layer(x, turns, masks[window], one, scale, is_last)
-        out: mx.array = self.norm(x)
-        return out[:, None] if n_new == 1 else out
+            x = layer(x, rotation, masks[window], one, scale, is_last)
+        return self.norm(x)
+
+    def rotation(self, position: mx.array | int, n_new: int, dtype: mx.Dtype) -> Rotation:
+        """Return the rotary embedding of n_new tokens. Shapes: position () or (B,)."""
+        return self._rope(position, n_new=n_new, dtype=dtype)
 
     def _masks(self, n_new: int, cache: Sequence[KVCache] | None) -> dict[int | None, Mask]:
         """One mask for each width of window in the model."""
@@ -179,18 +182,15 @@ class Block(nn.Module):
     def __call__(
         self,
         x: mx.array,
-        position: Position,
+        rotation: Rotation,
         mask: Mask,
         cache: KVCache | None = None,
         query_scale: mx.array | None = None,
         last_only: bool = False,
     ) -> mx.array:
-        """Shapes: (B, T, dim) -> (B, T, dim); with last_only (B, 1, dim), of the last token.
-
-        One token a text may come as (B, dim), and then leaves so.
-        """
+        """Shapes: (B, T, dim) -> (B, T, dim); with last_only (B, 1, dim), of the last token."""
         normed = self.input_layernorm(x)
-        attended = self.self_attn(normed, position, mask, cache, query_scale, last_only)
-        x = (x[:, -1:] if last_only and x.ndim == 3 else x) + attended
+        attended = self.self_attn(normed, rotation, mask, cache, query_scale, last_only)
+        x = (x[:, -1:] if last_only else x) + attended
         feed_forward = self.block_sparse_moe if "block_sparse_moe" in self else self.mlp
         return x + feed_forward(self.post_attention_layernorm(x))

@@ -9,10 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_mistral.model.experts import Grouping
+from mlx_mistral.backend.dispatch import Dispatch
 from mlx_mistral.model.transformer import Block
 
-from .slot import Key, Slot
+from .slot import Key
 from .stream import ExpertStream
 
 
@@ -53,13 +53,13 @@ class StreamedExperts(nn.Module):
         stream: ExpertStream,
         layer: int,
         next_router: NextRouter | None,
-        grouping: Callable[[int], Grouping],
+        dispatch: Callable[[int], Dispatch],
     ) -> None:
-        """grouping: how so many routed tokens come to experts that are resident."""
+        """dispatch: how so many routed rows are grouped where experts are resident."""
         super().__init__()
         self._stream, self._layer = stream, layer
         self._next_router = next_router
-        self._grouping = grouping
+        self._dispatch = dispatch
 
     def __call__(self, x: mx.array, chosen: mx.array) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result an expert."""
@@ -79,7 +79,7 @@ class StreamedExperts(nn.Module):
     ) -> mx.array:
         """Shapes: (N, dim) -> (N * k, dim), in the order of the choices."""
         stream, top_k = self._stream, chosen.shape[-1]
-        grouping = self._grouping(chosen.size)
+        dispatch = self._dispatch(chosen.size)
         shares = {expert: len(places) / x.shape[0] for expert, places in rows.items()}
         order = [(self._layer, expert) for expert in stream.turn(self._layer, shares)]
         parts, begun, at_once = [], 0, False
@@ -94,10 +94,10 @@ class StreamedExperts(nn.Module):
                             if not stream.begin(guess, guessed=guesses):
                                 break
                     if number == 0:
-                        at_once = begun == len(order) and not grouping.is_sorted
+                        at_once = begun == len(order) and not dispatch.is_sorted
                 slot = stream.take(key)
                 tokens = rows[key[1]] // top_k
-                parts.append(_outputs(slot, x, tokens, grouping))
+                parts.append(dispatch.run_expert(x, tokens, slot))
                 if not at_once:
                     mx.eval(parts[-1])
                     stream.release([key])
@@ -112,25 +112,3 @@ class StreamedExperts(nn.Module):
         """The next layer's top-k for each token, the most wanted first. Shapes: (N, E)."""
         best = np.argpartition(scores, -top_k, axis=-1)[:, -top_k:]
         return [(self._layer + 1, one) for one, _ in Counter(best.ravel().tolist()).most_common()]
-
-
-def _outputs(slot: Slot, x: mx.array, tokens: np.ndarray, grouping: Grouping) -> mx.array:
-    """What an expert makes of some tokens, in products as resident experts have them.
-
-    Shapes: (N, dim), (n,) ints -> (n, dim).
-    """
-    if grouping.is_all_to_each:
-        return slot(x[None], grouping.is_sorted)[0][mx.array(tokens)]
-    rows = _in_blocks(x, tokens, grouping.block_rows)
-    return slot(rows, grouping.is_sorted).flatten(0, 1)[: len(tokens)]
-
-
-def _in_blocks(x: mx.array, tokens: np.ndarray, rows: int) -> mx.array:
-    """Some rows in blocks.
-
-    The last block is filled up with rows that nobody looks at. rows: 0: each by itself.
-    Shapes: (N, dim) -> (n, rows, dim).
-    """
-    if rows:
-        return x[mx.array(np.resize(tokens, (-(-len(tokens) // rows), rows)))]
-    return (x if x.shape[0] == 1 else x[mx.array(tokens)])[:, None]

@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_mistral.backend.device import on_cpu
 from mlx_mistral.checkpoint import Checkpoint
 from mlx_mistral.checkpoint.parameters import FP8, Parameter
 from mlx_mistral.checkpoint.slabs import Raw, RawSlab, Slab, decode, scale_of_rows, slabs_of
@@ -132,7 +133,7 @@ class ExpertLibrary:
             scale = scale_of_rows(scale.reshape(info.shape), slab)
         # On the CPU even beside a GPU, which has the experts before this one to compute.
         raw = RawSlab(slab=slab, values=values, scale=scale)
-        with mx.stream(mx.cpu):
+        with on_cpu():
             bits = decode(raw, self._config, self._dtype).view(_BITS[self._dtype.size])
             mx.eval(bits)
         np.copyto(rows, np.array(bits, copy=False))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_mistral.backend.device import device_kind
 from mlx_mistral.checkpoint import Checkpoint
 from mlx_mistral.checkpoint.dtype import resolve_dtype
 from mlx_mistral.checkpoint.load import fill, hollow_model, parts
@@ -66,7 +67,7 @@ def load_streaming(
     config, moe = checkpoint.config, checkpoint.config.moe
     if moe is None:
         raise CheckpointError(f"{folder} has no experts to stream; load it as it is, or quantized")
-    if mx.default_device().type == mx.DeviceType.gpu and not mx.metal.is_available():
+    if device_kind() == "cuda":
         raise CheckpointError(
             f"{folder}: experts stream on Apple's GPUs and on CPUs; with CUDA, load it whole"
         )
@@ -96,6 +97,6 @@ def load_streaming(
     for number, layer in enumerate(streamed):
         is_last = number + 1 == config.n_layers
         router = None if is_last else NextRouter(layer, model.layers[number + 1])
-        experts = StreamedExperts(stream, number, router, stacks[number].grouping)
+        experts = StreamedExperts(stream, number, router, stacks[number].dispatch)
         layer.block_sparse_moe["switch_mlp"] = experts
     return model

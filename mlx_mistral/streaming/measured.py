@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import CheckpointError
 from mlx_mistral.files.untrusted import open_regular
-from mlx_mistral.model.experts import ExpertLinear
+from mlx_mistral.model.moe import ExpertLinear
 
 from .library import READ_BYTES
 from .stream import READERS

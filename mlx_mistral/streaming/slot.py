@@ -98,11 +98,10 @@ class Slot:
         self._fences.clear()
         return True
 
-    def __call__(self, x: mx.array, is_sorted: bool) -> mx.array:
-        """The expert at work, as one in a stack of its own. Shapes: (n, rows, dim) -> the same."""
-        chosen = mx.zeros((x.shape[0],), mx.uint32)
+    def __call__(self, x: mx.array, expert_ids: mx.array, is_sorted: bool) -> mx.array:
+        """The expert as a stack of one. Shapes: (n, rows, dim), zeros (n,) -> (n, rows, dim)."""
         module = self._modules
-        gate = module["gate_proj"](x, chosen, is_sorted)
-        up = module["up_proj"](x, chosen, is_sorted)
-        out: mx.array = module["down_proj"](swiglu(gate, up), chosen, is_sorted)
+        gate = module["gate_proj"](x, expert_ids, is_sorted)
+        up = module["up_proj"](x, expert_ids, is_sorted)
+        out: mx.array = module["down_proj"](swiglu(gate, up), expert_ids, is_sorted)
         return out

@@ -17,7 +17,7 @@ from mlx_mistral.cache.factory import make_cache
 from mlx_mistral.cache.quantized import QuantizedRows, quantize
 from mlx_mistral.errors import CacheError
 from mlx_mistral.model import Model
-from mlx_mistral.model.attention import attend
+from mlx_mistral.model.attention import attend, join_heads
 from mlx_mistral.model.quantized_attention import reads_quantized
 
 H, K, D = 4, 2, 32
@@ -48,7 +48,7 @@ class Text:
         self.keys = mx.concatenate([self.keys[:, :, :first], k], axis=2)
         self.values = mx.concatenate([self.values[:, :, :first], v], axis=2)
         mask = self.cache.make_mask(n)
-        out = attend(q, *self.cache.update_and_fetch(k, v), D**-0.5, mask)
+        out = join_heads(attend(q, *self.cache.update_and_fetch(k, v), D**-0.5, mask))
         expected = attention(
             np.array(q, np.float64),
             numbers(quantize(self.keys, self.bits)[:3], self.bits),

@@ -107,7 +107,7 @@ def test_an_interrupt_between_two_layers_leaves_all_at_the_same_place(
 ) -> None:
     """Passes 1 to 3 are chunks of the prompt, the 4th is traced, later ones are replayed whole."""
     if nth > 4:
-        monkeypatch.setattr("mlx_mistral.generation.replay.can_trace", lambda: False)
+        monkeypatch.setattr("mlx_mistral.backend.ops.Backend.can_compile", lambda self: False)
     model, prompt = model_of(family), random_ids(24)
     expected = tokens(model, prompt, max_tokens=20)
     cache = model.make_cache()

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from tiny import FAMILIES, random_ids, tiny_config, tiny_model
 
-from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids, replay
-from mlx_mistral.generation import step as step_module
+from mlx_mistral.backend.ops import Backend
+from mlx_mistral.backend.select import active_backend
+from mlx_mistral.generation import BatchGenerator, Sampling, generate_ids
 from mlx_mistral.generation.replay import Replay
 from mlx_mistral.generation.speculate import generate_with_drafts
-from mlx_mistral.generation.tracing import can_trace
 from mlx_mistral.model import Model, fuse
 
-pytestmark = pytest.mark.skipif(not can_trace(), reason="MLX replays nothing on this machine")
+pytestmark = pytest.mark.skipif(
+    not active_backend().can_compile(), reason="MLX compiles nothing on this machine"
+)
 
 SAMPLED = {"temp": 0.9, "top_k": 20, "top_p": 0.9, "seed": 7}
 
@@ -53,7 +55,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "can_trace", lambda: False)
+    monkeypatch.setattr(Backend, "can_compile", lambda self: False)
 
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLED, {"repetition_penalty": 1.3}])
@@ -186,23 +188,3 @@ def test_what_a_reply_held_is_freed_with_it(ids: list[int]) -> None:
         assert held[2] - held[0] < 1 << 13
     finally:
         gc.enable()
-
-
-MB = 1 << 20
-
-
-@pytest.mark.parametrize(
-    ("weights", "cache", "may"),
-    [(100 * MB, 8 * MB, True), (100 * MB, 64 * MB, False), (4000 * MB, 64 * MB, True)],
-)
-def test_on_a_gpu_steps_wait_for_each_other_where_they_would_copy_large_caches(
-    weights: int, cache: int, may: bool
-) -> None:
-    assert step_module.may_overlap(weights, cache) is may
-
-
-def test_on_a_gpu_each_layer_rotates_in_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    rope, position = model_of("mistral").layers[0].self_attn.rope, mx.array(3)
-    assert rope.turns(position, 1, mx.float32) is not position
-    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
-    assert rope.turns(position, 1, mx.float32) is position

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
 from mlx_mistral import Chat, stream_generate
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.cache import make_cache
 from mlx_mistral.cache.prefix import PrefixCache
 from mlx_mistral.config import ModelConfig, QuantConfig, QuantParams
@@ -284,7 +285,7 @@ def test_a_plan_reckons_with_what_generation_does() -> None:
     assert inspect.signature(stream_generate).parameters["prefill_step_size"].default is None
     for family in ("mistral", "mixtral"):
         config = tiny_config(**FAMILIES[family])
-        needs = ModelNeeds.of_unquantized(config, dtype="float32", on_gpu=False)
+        needs = ModelNeeds.of_unquantized(config, dtype="float32", scratch=active_backend().scratch)
         assert needs.prefill_tokens == prefill_tokens(config, mx.float32) == rule(config)
     kept = inspect.signature(PrefixCache).parameters["max_places"].default
     assert kept == CHAT_PLACES

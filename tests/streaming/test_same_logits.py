@@ -10,6 +10,7 @@ import pytest
 
 import mlx_mistral.streaming.library
 from mlx_mistral import generate
+from mlx_mistral.backend.select import use_backend
 from mlx_mistral.batch_completion import batch_generate
 from mlx_mistral.checkpoint import load_model
 from mlx_mistral.demo import model_path
@@ -61,10 +62,11 @@ def test_many_tokens_are_worked_on_as_by_the_resident_model(
 @pytest.mark.parametrize("kind", ["hf-f32", "hf-bf16-sharded", "mlx-affine-3"])
 def test_every_dtype_of_activations_does(kind: str, dtype: str, tmp_path: Path) -> None:
     folder = FOLDERS[kind](tmp_path / kind)
-    expected = logits(load_model(folder, dtype=dtype), [6, 1, 1])
-    model = load_streaming(folder, slots=3, dtype=dtype)
-    assert model.dtype == {"bfloat16": mx.bfloat16, "float16": mx.float16}[dtype]
-    assert np.array_equal(logits(model, [6, 1, 1]), expected)
+    with use_backend("cpu"):  # MLX's CPU device gathers the experts' matrices in float32 alone
+        expected = logits(load_model(folder, dtype=dtype), [6, 1, 1])
+        model = load_streaming(folder, slots=3, dtype=dtype)
+        assert model.dtype == {"bfloat16": mx.bfloat16, "float16": mx.float16}[dtype]
+        assert np.array_equal(logits(model, [6, 1, 1]), expected)
 
 
 @pytest.mark.parametrize("slots", [2, 6])

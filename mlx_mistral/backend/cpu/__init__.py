@@ -1,0 +1,1 @@
+"""Overrides for MLX's CPU device, which is used for tests and on Linux."""

@@ -1,0 +1,77 @@
+"""Dispatch of tokens to the experts of a mixture: which rows share a matrix product.
+
+A router sends each of N tokens to k experts, which makes n = N * k routed rows. Resident experts
+(`run`) and experts read from disk (`run_expert`) use the same dispatch, so that both form products
+of the same shape and round alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+
+RunExperts = Callable[[mx.array, mx.array, bool], mx.array]
+"""Rows (..., R, dim) through the experts (...) -> (..., R, dim); the flag: experts are sorted."""
+
+SORT_FROM = 4
+"""Routed rows per expert from which rows are sorted by expert, so that each matrix is read once.
+
+MLX's Metal kernels read sorted rows together from 16 rows and 4 rows per expert on. Source: mlx,
+metal/quantized.cpp, GatherQMM::eval_gpu."""
+MIN_SORTED_ROWS = 16
+"""The smallest sorted product of one expert; fewer rows would select another Metal kernel, whose
+sums round differently. Source: the same condition."""
+
+
+class Dispatch:
+    """Each routed row is a product of its own, in the order of the tokens.
+
+    Example:
+        dispatch = active_backend().dispatch(expert_ids.size, num_experts, is_quantized=True)
+        out = dispatch.run(x, expert_ids, experts)  # (B, T, k, dim)
+    """
+
+    is_sorted = False
+    """Whether rows of one expert follow each other."""
+
+    def run(self, x: mx.array, expert_ids: mx.array, experts: RunExperts) -> mx.array:
+        """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result per expert."""
+        return experts(x[..., None, None, :], expert_ids, False).squeeze(-2)
+
+    def run_expert(self, x: mx.array, token_rows: np.ndarray, expert: RunExperts) -> mx.array:
+        """Return one expert's results for some tokens.
+
+        Args:
+            token_rows: rows of x (n,) that the router sent to this expert.
+            expert: a stack of one expert, whose id is 0.
+        Shapes: (N, dim) -> (n, dim).
+        """
+        rows = (x if x.shape[0] == 1 else x[mx.array(token_rows)])[:, None]
+        return run_one_expert(rows, expert, False)
+
+
+class SortedDispatch(Dispatch):
+    """Each routed row is a product of its own, in the order of the experts."""
+
+    is_sorted = True
+
+    def run(self, x: mx.array, expert_ids: mx.array, experts: RunExperts) -> mx.array:
+        top_k = expert_ids.shape[-1]
+        flat_ids = expert_ids.flatten()
+        order = mx.argsort(flat_ids)
+        rows = x.flatten(0, -2)[order // top_k][:, None]  # (n, 1, dim)
+        out = experts(rows, flat_ids[order], True).squeeze(-2)
+        return out[mx.argsort(order)].reshape(*expert_ids.shape, -1)
+
+    def run_expert(self, x: mx.array, token_rows: np.ndarray, expert: RunExperts) -> mx.array:
+        n = len(token_rows)
+        padded = np.resize(token_rows, max(n, MIN_SORTED_ROWS))
+        return run_one_expert(x[mx.array(padded)][:, None], expert, True)[:n]
+
+
+def run_one_expert(rows: mx.array, expert: RunExperts, is_sorted: bool) -> mx.array:
+    """Run products of rows through a stack of one expert. Shapes: (G, R, dim) -> (G * R, dim)."""
+    expert_ids = mx.zeros((rows.shape[0],), mx.uint32)
+    return expert(rows, expert_ids, is_sorted).flatten(0, 1)
