@@ -14,9 +14,9 @@ import mlx_mistral
 
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
-    "errors", "files", "config", "cache", "model", "checkpoint", "text", "tuning", "memory",
-    "generation", "streaming", "evaluation", "completion", "batch_completion", "chat", "loading",
-    "sessions", "prompt_cache", "live", "bench", "convert", "tui", "cli",
+    "errors", "token_ids", "files", "config", "cache", "model", "checkpoint", "text", "tuning",
+    "memory", "generation", "streaming", "evaluation", "completion", "batch_completion", "chat",
+    "loading", "sessions", "prompt_cache", "live", "bench", "convert", "tui", "cli",
 )  # fmt: skip
 """In the order of the floor plan: each may import those to its left."""
 
