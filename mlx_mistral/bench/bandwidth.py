@@ -44,22 +44,23 @@ def matrix_flops(dtype: mx.Dtype, *, size: int | None = None) -> float:
     a, b = mx.random.normal((size, size)).astype(dtype), mx.random.normal((size, size))
     b = b.astype(dtype)
     mx.eval(a, b)
-    return 2 * size**3 / _best(lambda: mx.eval(a @ b))
+    return 2 * size**3 / best_seconds(lambda: mx.eval(a @ b))
 
 
 def _copied(n_bytes: int) -> Bandwidth:
     words = max(1, n_bytes // 4)
     source = mx.zeros((words,), mx.float32)
     mx.eval(source)
-    seconds = {"a copy by MLX": _best(lambda: mx.eval(source + 1.0))}
+    seconds = {"a copy by MLX": best_seconds(lambda: mx.eval(source + 1.0))}
     if not on_gpu():
         target, original = np.ones(words, np.float32), np.ones(words, np.float32)
-        seconds["a copy by NumPy"] = _best(lambda: np.copyto(target, original))
+        seconds["a copy by NumPy"] = best_seconds(lambda: np.copyto(target, original))
     best = min(seconds, key=lambda name: seconds[name])
     return Bandwidth(bytes_per_second=2 * 4 * words / seconds[best], source=f"measured: {best}")
 
 
-def _best(work: Callable[[], object]) -> float:
+def best_seconds(work: Callable[[], object]) -> float:
+    """Return the shortest time of a few runs, after one that does not count."""
     work()
     times = []
     for _ in range(ROUNDS):

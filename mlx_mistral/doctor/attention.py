@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_mistral.backend.select import use_backend
 from mlx_mistral.cache import attention_mask, make_cache
@@ -15,7 +16,7 @@ from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.model.attention import attend
 
 from . import reference
-from .check import Measurement, Probe
+from .check import Measurement, Probe, worst
 from .setup import Setup
 from .tolerance import Array, limit, normal, relative_error, sample, to_numpy
 
@@ -32,8 +33,11 @@ SHORT = 7
 """The longest chunk of the quick run."""
 N_QUERIES = 12
 """Queries that are compared, of those of a chunk."""
+SCORE = 10
+"""Scores are up to 10 and more: the softmax turns an error of a score into an error of shares that
+is so many times larger."""
 ROUNDINGS = 2
-"""Scores are up to 10 and may be rounded to the dtype before the softmax, then the output is."""
+"""Scores may be rounded to the dtype before the softmax; the output is."""
 EDGE = 0.75
 """Weight of the keys on both sides of a mask's edges in a query."""
 
@@ -105,7 +109,7 @@ def quantized_cache_error(setup: Setup, bits: int, chunks: Sequence[int]) -> Mea
             q = edge_queries(setup, mx.array(unpacked[0]).astype(setup.dtype), n_new, None, (0,))
             out = attend(q, keys, values, setup.head_dim**-0.5, mask)
             measured.append(_compared(setup, out, q, *unpacked, None, (0,)))
-    return max(measured, key=lambda measurement: float(measurement.value or 0))
+    return worst(measured)
 
 
 def edge_queries(
@@ -118,15 +122,17 @@ def edge_queries(
     """
     n_seen = k.shape[2]
     own = mx.arange(n_seen - n_new, n_seen)
-    columns = [mx.broadcast_to(own + step, (k.shape[0], n_new)) for step in (0, 1)]
+    edges = [own, own + 1]
     if window is not None:
-        columns += [columns[0] - window, columns[0] - window + 1]
+        edges += [own - window, own - window + 1]
     first = mx.array(padding)[:, None]
-    columns += [mx.broadcast_to(first + step, (k.shape[0], n_new)) for step in (-1, 0)]
+    edges += [first - 1, first]
     q = mx.zeros((*k.shape[:2], n_new, k.shape[3]))
-    for column in columns:
-        places = mx.clip(column, 0, n_seen - 1)[:, None, :, None]
-        q = q + EDGE * mx.take_along_axis(k.astype(mx.float32), places, axis=2)
+    for edge in edges:
+        columns = mx.broadcast_to(edge, (k.shape[0], n_new))[:, None, :, None]
+        is_real = (columns >= 0) & (columns < n_seen)
+        keys = mx.take_along_axis(k.astype(mx.float32), mx.clip(columns, 0, n_seen - 1), axis=2)
+        q = q + EDGE * mx.where(is_real, keys, 0)
     q = mx.repeat(q, setup.n_heads // setup.n_kv_heads, axis=1)
     return (q + 0.3 * normal(q.shape, mx.float32, seed=2)).astype(setup.dtype)
 
@@ -151,7 +157,8 @@ def _compared(
         queries=queries,
     )
     error = relative_error(out[:, :, mx.array(queries)], expected)
-    return Measurement.error(error, limit(setup.dtype, k.shape[2], roundings=ROUNDINGS))
+    n_terms = k.shape[2] + setup.head_dim * SCORE**2
+    return Measurement.error(error, limit(setup.dtype, n_terms, roundings=ROUNDINGS))
 
 
 def _keys_and_values(
@@ -175,7 +182,5 @@ def _unpacked(rows: QuantizedRows, head_dim: int) -> Array:
 
 
 def _matrix(weight: mx.array) -> Array:
-    import numpy as np
-
     words: Array = np.array(weight).reshape(-1, weight.shape[-1])
     return words

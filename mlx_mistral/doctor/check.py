@@ -47,6 +47,11 @@ class Measurement:
         return cls(value=value, ok=ok, limit=minimum, unit="share")
 
 
+def worst(measured: Sequence[Measurement]) -> Measurement:
+    """Return the error that is nearest to its limit or furthest above it."""
+    return max(measured, key=lambda error: float(error.value or 0) / float(error.limit or 1))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """A check that has not run yet.

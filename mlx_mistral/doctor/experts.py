@@ -12,7 +12,7 @@ import numpy as np
 from mlx_mistral.backend.dispatch import RunExperts
 from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES, QuantParams
 
-from .check import Measurement, Probe
+from .check import Measurement, Probe, worst
 from .linear import COMMON
 from .quantized import SOURCE_ROWS, QuantizedMatrix, describe
 from .setup import Setup
@@ -36,81 +36,91 @@ def expert_probes(setup: Setup) -> Iterator[Probe]:
     """Yield checks of products with a stack of experts."""
     dim, hidden = setup.dim, setup.hidden_dim
     narrow = min(NARROW, hidden)
-    for n_outputs, n_inputs in ((hidden, dim), (dim, hidden)):
-        yield Probe(
-            name=setup.name(f"experts, {n_inputs} to {n_outputs}"),
-            measure=partial(plain_error, setup, n_outputs, n_inputs, (FEW,)),
-        )
-        yield Probe(
-            name=setup.name(f"experts, 4-bit, {n_inputs} to {n_outputs}"),
-            measure=partial(quantized_error, setup, COMMON, n_outputs, n_inputs, (FEW,)),
-        )
     yield Probe(
-        name=setup.name(f"experts, sorted, {dim} to {hidden}"),
-        measure=partial(plain_error, setup, hidden if setup.is_fast else narrow, dim, (MANY, LONG)),
+        name=setup.name(f"experts, {dim} to {hidden} and back"),
+        measure=partial(plain_error, setup, hidden, (FEW,)),
     )
-    for params in FORMATS:
+    yield Probe(
+        name=setup.name(f"experts, sorted, {dim} to {hidden if setup.is_fast else narrow}"),
+        measure=partial(plain_error, setup, hidden if setup.is_fast else narrow, (MANY, LONG)),
+    )
+    yield Probe(
+        name=setup.name(f"experts, 4-bit, {dim} to {hidden} and back"),
+        measure=partial(quantized_error, setup, COMMON, ((hidden, dim), (dim, hidden)), (FEW,)),
+    )
+    for params in () if setup.is_named else FORMATS:
         yield Probe(
             name=setup.name(f"experts, {describe(params)}"),
-            measure=partial(quantized_error, setup, params, narrow, dim, (FEW, MANY)),
+            measure=partial(quantized_error, setup, params, ((narrow, dim),), (FEW, MANY)),
             is_quick=params == COMMON,
         )
     for n_tokens in (FEW, MANY, LONG):
         yield Probe(
-            name=setup.name(f"an expert alone, {n_tokens} tokens"),
+            name=setup.name(f"one expert, {_tokens(n_tokens)}"),
             measure=partial(plain_alone, setup, n_tokens),
             is_quick=n_tokens == FEW,
         )
         yield Probe(
-            name=setup.name(f"an expert alone, 4-bit, {n_tokens} tokens"),
+            name=setup.name(f"one expert, 4-bit, {_tokens(n_tokens)}"),
             measure=partial(quantized_alone, setup, n_tokens),
             is_quick=n_tokens == FEW,
         )
 
 
-def plain_error(
-    setup: Setup, n_outputs: int, n_inputs: int, token_counts: Sequence[int]
-) -> Measurement:
-    """Compare products with unquantized experts, at a sample of outputs."""
-    stack = random_stack(setup, n_outputs, n_inputs)
-    columns = sample(n_outputs, N_OUTPUTS)
-    return _compared(
-        setup,
-        plain_experts(setup, stack),
-        [to_numpy(expert[mx.array(columns)]) for expert in stack],
-        columns,
-        token_counts,
-        is_quantized=False,
-    )
+def plain_error(setup: Setup, n_outputs: int, token_counts: Sequence[int]) -> Measurement:
+    """Compare products with unquantized experts, and with the same stack in the other shape."""
+    stack = random_stack(setup, n_outputs, setup.dim)
+    measured = []
+    for matrices in (stack, stack.reshape(len(stack), setup.dim, n_outputs)):
+        columns = sample(matrices.shape[1], N_OUTPUTS)
+        measured.append(
+            _compared(
+                setup,
+                plain_experts(setup, matrices),
+                [to_numpy(expert[mx.array(columns)]) for expert in matrices],
+                columns,
+                token_counts,
+                is_quantized=False,
+            )
+        )
+    return worst(measured)
 
 
 def quantized_error(
-    setup: Setup, params: QuantParams, n_outputs: int, n_inputs: int, token_counts: Sequence[int]
+    setup: Setup,
+    params: QuantParams,
+    shapes: Sequence[tuple[int, int]],
+    token_counts: Sequence[int],
 ) -> Measurement:
-    """Compare products with quantized experts, at a sample of outputs."""
-    n_experts = setup.n_experts(n_outputs * n_inputs * params.bits // 8)
-    matrix = QuantizedMatrix.random((n_experts, n_outputs, n_inputs), params, setup.dtype)
-    columns = sample(n_outputs, N_OUTPUTS)
-    return _compared(
-        setup,
-        quantized_experts(setup, matrix),
-        [matrix.weights(columns, expert) for expert in range(n_experts)],
-        columns,
-        token_counts,
-        is_quantized=True,
-    )
+    """Compare products with quantized experts of some shapes (out, in)."""
+    measured = []
+    for n_outputs, n_inputs in shapes:
+        n_experts = setup.n_experts(n_outputs * n_inputs * params.bits // 8)
+        matrix = QuantizedMatrix.random((n_experts, n_outputs, n_inputs), params, setup.dtype)
+        columns = sample(n_outputs, N_OUTPUTS)
+        measured.append(
+            _compared(
+                setup,
+                quantized_experts(setup, matrix),
+                [matrix.weights(columns, expert) for expert in range(n_experts)],
+                columns,
+                token_counts,
+                is_quantized=True,
+            )
+        )
+    return worst(measured)
 
 
 def plain_alone(setup: Setup, n_tokens: int) -> Measurement:
     """Compare an unquantized expert alone with the same expert in its stack."""
-    stack = random_stack(setup, min(NARROW, setup.hidden_dim), setup.dim)
+    stack = random_stack(setup, _width_alone(setup), setup.dim)
     alone = [plain_experts(setup, stack[e : e + 1]) for e in range(len(stack))]
     return _differences(setup, plain_experts(setup, stack), alone, n_tokens, is_quantized=False)
 
 
 def quantized_alone(setup: Setup, n_tokens: int) -> Measurement:
     """Compare a quantized expert alone with the same expert in its stack."""
-    shape = (setup.n_experts(1), min(NARROW, setup.hidden_dim), setup.dim)
+    shape = (setup.n_experts(1), _width_alone(setup), setup.dim)
     matrix = QuantizedMatrix.random(shape, COMMON, setup.dtype)
     alone = []
     for e in range(shape[0]):
@@ -130,8 +140,9 @@ def random_stack(setup: Setup, n_outputs: int, n_inputs: int) -> mx.array:
     n_experts = setup.n_experts(n_outputs * n_inputs * setup.dtype.size)
     n_rows = n_experts * n_outputs
     source = normal((min(n_rows, SOURCE_ROWS), n_inputs), setup.dtype, seed=5)
-    rows = mx.take(source, mx.arange(n_rows) % SOURCE_ROWS, axis=0) if n_rows > len(source) else source
-    return rows.reshape(n_experts, n_outputs, n_inputs)
+    if n_rows > SOURCE_ROWS:
+        source = mx.take(source, mx.arange(n_rows) % SOURCE_ROWS, axis=0)
+    return source.reshape(n_experts, n_outputs, n_inputs)
 
 
 def plain_experts(setup: Setup, stack: mx.array) -> RunExperts:
@@ -210,3 +221,12 @@ def _differences(
         out = dispatch.run_expert(x[0], routed // TOP_K, alone[expert])
         count += n_different(out, together[mx.array(routed)])
     return Measurement.differences(count)
+
+
+def _width_alone(setup: Setup) -> int:
+    """Return the outputs of experts that are compared bit by bit."""
+    return min(NARROW if setup.is_fast else NARROW // 4, setup.hidden_dim)
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count} tokens"

@@ -27,6 +27,8 @@ SLOW_ROWS = (*SHORT_ROWS, 33)
 """Rows where a prompt in every format would take too long."""
 N_OUTPUTS = 64
 """Output columns that are compared."""
+LONG_OUTPUTS = 128
+"""Output columns of a long prompt on a slow device."""
 N_ROWS = 12
 """Rows that are compared."""
 COMMON = QuantParams(group_size=64, bits=4)
@@ -51,9 +53,7 @@ YARN = YarnConfig(factor=8.0, original_context=4096, attention_factor=YarnConfig
 
 def linear_probes(setup: Setup) -> Iterator[Probe]:
     """Yield checks of the operations of a dense layer, attention aside."""
-    yield Probe(
-        name=setup.name("rms norm"), measure=partial(rms_norm_error, setup), is_quick=True
-    )
+    yield Probe(name=setup.name("rms norm"), measure=partial(rms_norm_error, setup), is_quick=True)
     for text, position in POSITIONS.items():
         yield Probe(
             name=setup.name(f"rotary embedding, {text}"),
@@ -65,20 +65,24 @@ def linear_probes(setup: Setup) -> Iterator[Probe]:
         measure=partial(rotation_error, setup, 4090, YARN),
         is_quick=True,
     )
-    for params in FORMATS:
+    for params in LONG_FORMATS if setup.is_named else FORMATS:
         yield Probe(
             name=setup.name(f"quantized product, {describe(params)}"),
             measure=partial(quantized_linear_error, setup, params, _rows(setup, params)),
-            is_quick=params in LONG_FORMATS,
+            is_quick=params in LONG_FORMATS and not setup.is_named,
         )
     for params in () if setup.is_fast else LONG_FORMATS:
         yield Probe(
             name=setup.name(f"quantized product, {describe(params)}, long prompt"),
-            measure=partial(quantized_linear_error, setup, params, LONG_ROWS),
+            measure=partial(
+                quantized_linear_error, setup, params, LONG_ROWS, n_outputs=LONG_OUTPUTS
+            ),
         )
     yield Probe(
         name=setup.name(f"quantized product, {describe(COMMON)}, {setup.hidden_dim} inputs"),
-        measure=partial(quantized_linear_error, setup, COMMON, SHORT_ROWS, setup.hidden_dim),
+        measure=partial(
+            quantized_linear_error, setup, COMMON, SHORT_ROWS, n_inputs=setup.hidden_dim
+        ),
     )
     yield Probe(name=setup.name("compiled step"), measure=partial(compiled_error, setup))
 
@@ -92,9 +96,7 @@ def rms_norm_error(setup: Setup) -> Measurement:
         scales = mx.array([3.0, EPS**0.5])[mx.arange(n_rows) % 2][:, None].astype(setup.dtype)
         x = normal((n_rows, setup.dim), setup.dtype, seed=n_rows) * scales
         out = setup.backend.rms_norm(x, weight, EPS)
-        errors.append(
-            relative_error(out, reference.rms_norm(to_numpy(x), to_numpy(weight), EPS))
-        )
+        errors.append(relative_error(out, reference.rms_norm(to_numpy(x), to_numpy(weight), EPS)))
     return Measurement.error(max(errors), limit(setup.dtype, setup.dim, roundings=2))
 
 
@@ -111,9 +113,7 @@ def rotation_error(
         frequencies = theta ** (-np.arange(0, dim, 2) / dim)
     else:
         periods = yarn_periods(dim, theta, yarn)
-        table = RotaryTable(
-            dims=dim, base=None, periods=periods, magnitude=yarn.attention_factor
-        )
+        table = RotaryTable(dims=dim, base=None, periods=periods, magnitude=yarn.attention_factor)
         frequencies = 1 / to_numpy(periods)
     first = np.atleast_1d(np.array(position))
     start = mx.array(position) if isinstance(position, tuple) else position
@@ -134,12 +134,21 @@ def rotation_error(
 
 
 def quantized_linear_error(
-    setup: Setup, params: QuantParams, row_counts: Sequence[int], n_inputs: int | None = None
+    setup: Setup,
+    params: QuantParams,
+    row_counts: Sequence[int],
+    *,
+    n_inputs: int | None = None,
+    n_outputs: int | None = None,
 ) -> Measurement:
-    """Compare rows of random inputs times a random quantized matrix, at a sample of outputs."""
-    n_inputs = n_inputs or setup.dim
-    matrix = QuantizedMatrix.random((setup.kv_dim, n_inputs), params, setup.dtype)
-    columns = sample(setup.kv_dim, N_OUTPUTS)
+    """Compare random rows times a random quantized matrix, at a sample of outputs.
+
+    Args:
+        n_inputs, n_outputs: of the matrix; None: those of the projection to keys.
+    """
+    n_inputs, n_outputs = n_inputs or setup.dim, n_outputs or setup.kv_dim
+    matrix = QuantizedMatrix.random((n_outputs, n_inputs), params, setup.dtype)
+    columns = sample(n_outputs, N_OUTPUTS)
     weights = matrix.weights(columns)
     errors = []
     for n_rows in row_counts:

@@ -31,6 +31,12 @@ class QuantizedMatrix:
     scales: mx.array
     biases: mx.array | None
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of codes, scales and biases."""
+        biases = 0 if self.biases is None else self.biases.nbytes
+        return self.words.nbytes + self.scales.nbytes + biases
+
     @classmethod
     def random(
         cls, shape: tuple[int, ...], params: QuantParams, dtype: mx.Dtype

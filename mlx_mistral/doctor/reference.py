@@ -62,9 +62,7 @@ def rotate(x: Array, positions: Array, frequencies: Array, magnitude: float = 1.
     return magnitude * np.concatenate([rotated.real, rotated.imag], axis=-1)
 
 
-def dequantize(
-    words: Array, scales: Array, biases: Array | None, *, bits: int, mode: str
-) -> Array:
+def dequantize(words: Array, scales: Array, biases: Array | None, *, bits: int, mode: str) -> Array:
     """Return the weights that packed codes stand for.
 
     Codes follow each other in a row's bits, the lowest bit first.

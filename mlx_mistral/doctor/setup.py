@@ -9,8 +9,8 @@ import mlx.core as mx
 from mlx_mistral.backend.device import default_dtype, on_gpu
 from mlx_mistral.backend.ops import Backend
 
-MAX_STACK_BYTES = 2 << 30
-"""Of one stack of experts."""
+MAX_STACK_BYTES, SLOW_STACK_BYTES = 2 << 30, 1 << 30
+"""Of one stack of experts; the second on a device that is slow to fill it."""
 N_EXPERTS = 8
 
 
@@ -61,7 +61,7 @@ class Setup:
 
     def n_experts(self, expert_bytes: int) -> int:
         """Return how many experts of so many bytes fit in a quarter of the free memory, 2 to 8."""
-        room = MAX_STACK_BYTES
+        room = MAX_STACK_BYTES if self.is_fast else SLOW_STACK_BYTES
         if self.free_bytes is not None:
             room = min(room, self.free_bytes // 4)
         return max(2, min(N_EXPERTS, room // expert_bytes))
