@@ -12,10 +12,10 @@ from typing import TextIO
 from mlx_mistral import __version__
 from mlx_mistral.errors import MlxMistralError
 
-from . import bench, chat, convert, evaluate, fit, generate, info, models, tokens
+from . import bench, chat, convert, doctor, evaluate, fit, generate, info, models, tokens
 from .terminal import one_line
 
-COMMANDS = (chat, generate, convert, fit, bench, evaluate, info, tokens, models)
+COMMANDS = (chat, generate, convert, fit, bench, evaluate, info, tokens, models, doctor)
 
 
 class ExitStatus(enum.IntEnum):

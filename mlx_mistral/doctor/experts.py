@@ -15,7 +15,7 @@ from mlx_mistral.config.quantization import AFFINE_BITS, FIXED_MODES, QuantParam
 from .check import Measurement, Probe, worst
 from .linear import COMMON
 from .quantized import SOURCE_ROWS, QuantizedMatrix, describe
-from .setup import Setup
+from .setup import Setup, token_count
 from .tolerance import Array, limit, n_different, normal, relative_error, sample, to_numpy
 
 TOP_K = 2
@@ -33,21 +33,26 @@ FORMATS = (
 
 
 def expert_probes(setup: Setup) -> Iterator[Probe]:
-    """Yield checks of products with a stack of experts."""
+    """Yield checks of products with a stack of experts.
+
+    The CPU backend overrides unquantized products alone.
+    """
     dim, hidden = setup.dim, setup.hidden_dim
     narrow = min(NARROW, hidden)
+    sorted_counts = (LONG,) if setup.is_named else (MANY, LONG) if setup.is_fast else (MANY,)
     yield Probe(
         name=setup.name(f"experts, {dim} to {hidden} and back"),
         measure=partial(plain_error, setup, hidden, (FEW,)),
     )
     yield Probe(
         name=setup.name(f"experts, sorted, {dim} to {hidden if setup.is_fast else narrow}"),
-        measure=partial(plain_error, setup, hidden if setup.is_fast else narrow, (MANY, LONG)),
+        measure=partial(plain_error, setup, hidden if setup.is_fast else narrow, sorted_counts),
     )
-    yield Probe(
-        name=setup.name(f"experts, 4-bit, {dim} to {hidden} and back"),
-        measure=partial(quantized_error, setup, COMMON, ((hidden, dim), (dim, hidden)), (FEW,)),
-    )
+    if not setup.is_named:
+        yield Probe(
+            name=setup.name(f"experts, 4-bit, {dim} to {hidden} and back"),
+            measure=partial(quantized_error, setup, COMMON, ((hidden, dim), (dim, hidden)), (FEW,)),
+        )
     for params in () if setup.is_named else FORMATS:
         yield Probe(
             name=setup.name(f"experts, {describe(params)}"),
@@ -56,12 +61,12 @@ def expert_probes(setup: Setup) -> Iterator[Probe]:
         )
     for n_tokens in (FEW, MANY, LONG):
         yield Probe(
-            name=setup.name(f"one expert, {_tokens(n_tokens)}"),
+            name=setup.name(f"one expert, {token_count(n_tokens)}"),
             measure=partial(plain_alone, setup, n_tokens),
             is_quick=n_tokens == FEW,
         )
         yield Probe(
-            name=setup.name(f"one expert, 4-bit, {_tokens(n_tokens)}"),
+            name=setup.name(f"one expert, 4-bit, {token_count(n_tokens)}"),
             measure=partial(quantized_alone, setup, n_tokens),
             is_quick=n_tokens == FEW,
         )
@@ -178,7 +183,7 @@ def _compared(
     setup: Setup,
     experts: RunExperts,
     weights: Sequence[Array],
-    columns: Sequence[int],
+    columns: list[int],
     token_counts: Sequence[int],
     *,
     is_quantized: bool,
@@ -226,7 +231,3 @@ def _differences(
 def _width_alone(setup: Setup) -> int:
     """Return the outputs of experts that are compared bit by bit."""
     return min(NARROW if setup.is_fast else NARROW // 4, setup.hidden_dim)
-
-
-def _tokens(count: int) -> str:
-    return "1 token" if count == 1 else f"{count} tokens"

@@ -65,25 +65,26 @@ def linear_probes(setup: Setup) -> Iterator[Probe]:
         measure=partial(rotation_error, setup, 4090, YARN),
         is_quick=True,
     )
-    for params in LONG_FORMATS if setup.is_named else FORMATS:
+    for params in (COMMON,) if setup.is_named else FORMATS:
         yield Probe(
             name=setup.name(f"quantized product, {describe(params)}"),
             measure=partial(quantized_linear_error, setup, params, _rows(setup, params)),
             is_quick=params in LONG_FORMATS and not setup.is_named,
         )
-    for params in () if setup.is_fast else LONG_FORMATS:
+    for params in () if setup.is_fast or setup.is_named else LONG_FORMATS:
         yield Probe(
             name=setup.name(f"quantized product, {describe(params)}, long prompt"),
             measure=partial(
                 quantized_linear_error, setup, params, LONG_ROWS, n_outputs=LONG_OUTPUTS
             ),
         )
-    yield Probe(
-        name=setup.name(f"quantized product, {describe(COMMON)}, {setup.hidden_dim} inputs"),
-        measure=partial(
-            quantized_linear_error, setup, COMMON, SHORT_ROWS, n_inputs=setup.hidden_dim
-        ),
-    )
+    if not setup.is_named:
+        yield Probe(
+            name=setup.name(f"quantized product, {describe(COMMON)}, {setup.hidden_dim} inputs"),
+            measure=partial(
+                quantized_linear_error, setup, COMMON, SHORT_ROWS, n_inputs=setup.hidden_dim
+            ),
+        )
     yield Probe(name=setup.name("compiled step"), measure=partial(compiled_error, setup))
 
 
@@ -190,5 +191,5 @@ def _rows(setup: Setup, params: QuantParams) -> Sequence[int]:
     """Return the numbers of rows that a format is checked with."""
     if setup.is_fast:
         return ROWS
-    is_main = params.mode != "affine" or params.group_size == COMMON.group_size
+    is_main = params.mode.endswith("fp4") or params.group_size == COMMON.group_size
     return SLOW_ROWS if is_main else SHORT_ROWS

@@ -1,4 +1,4 @@
-"""The list of all checks, in the order in which they run."""
+"""The list of all checks, in the order in which they run: what matters most comes first."""
 
 from __future__ import annotations
 
@@ -35,10 +35,9 @@ def all_probes(card: Mapping[str, Any], *, quick: bool) -> list[Probe]:
     if active_backend().name != plain.backend.name:
         setups.append(Setup.here(active_backend(), free_bytes=free_bytes, is_named=True))
     chip = this_chip(gpu_cores=card.get("gpu_cores")) if on_gpu() else None
-    probes = [*machine_probes(card)]
+    probes = [*machine_probes(card), *model_probes(setups[-1], chip)]
     for setup in setups:
         probes += operation_probes(setup)
-    probes += model_probes(setups[-1], chip)
     return [probe for probe in probes if probe.is_quick or not quick]
 
 
@@ -52,6 +51,6 @@ def operation_probes(setup: Setup) -> Iterator[Probe]:
 def model_probes(setup: Setup, chip: Chip | None) -> Iterator[Probe]:
     """Yield the checks of whole models, of memory and of speed."""
     yield from reply_probes(setup)
-    yield from offload_probes(setup)
     yield from memory_probes(setup)
+    yield from offload_probes(setup)
     yield from bandwidth_probes(setup, chip)

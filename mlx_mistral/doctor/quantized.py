@@ -69,7 +69,7 @@ class QuantizedMatrix:
 
         Shapes: -> (len(columns), in).
         """
-        picked = mx.array(columns)
+        picked = mx.array(list(columns))
         words, scales, biases = (
             None if part is None else (part if expert is None else part[expert])[picked]
             for part in (self.words, self.scales, self.biases)

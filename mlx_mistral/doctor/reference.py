@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
+Array = np.ndarray[Any, Any]
 _FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 """Magnitudes of E2M1 codes. Source: OCP Microscaling Formats v1.0, section 5.3.3."""
 
@@ -48,7 +49,8 @@ def attention(
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Source: arXiv:1910.07467."""
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+    normed: Array = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+    return normed
 
 
 def rotate(x: Array, positions: Array, frequencies: Array, magnitude: float = 1.0) -> Array:
@@ -59,7 +61,8 @@ def rotate(x: Array, positions: Array, frequencies: Array, magnitude: float = 1.
     half = x.shape[-1] // 2
     turns = np.exp(1j * positions[:, None, :, None] * frequencies)
     rotated = (x[..., :half] + 1j * x[..., half:]) * turns
-    return magnitude * np.concatenate([rotated.real, rotated.imag], axis=-1)
+    heads: Array = magnitude * np.concatenate([rotated.real, rotated.imag], axis=-1)
+    return heads
 
 
 def dequantize(words: Array, scales: Array, biases: Array | None, *, bits: int, mode: str) -> Array:
@@ -88,7 +91,8 @@ def _scales(codes: Array, mode: str) -> Array:
 
 def _fp4(codes: Array) -> Array:
     """Sign, then a magnitude of three bits."""
-    return np.where(codes & 8, -1.0, 1.0) * _FP4[codes & 7]
+    values: Array = np.where(codes & 8, -1.0, 1.0) * _FP4[codes & 7]
+    return values
 
 
 def _e4m3(codes: Array) -> Array:
@@ -97,4 +101,5 @@ def _e4m3(codes: Array) -> Array:
     exponent, mantissa = (codes >> 3) & 15, codes & 7
     normals = (1 + mantissa / 8) * 2.0 ** (exponent - 7)
     magnitude = np.where(exponent == 0, mantissa / 8 * 2.0**-6, normals)
-    return np.where(codes & 128, -1.0, 1.0) * magnitude
+    values: Array = np.where(codes & 128, -1.0, 1.0) * magnitude
+    return values

@@ -65,3 +65,8 @@ class Setup:
         if self.free_bytes is not None:
             room = min(room, self.free_bytes // 4)
         return max(2, min(N_EXPERTS, room // expert_bytes))
+
+
+def token_count(n: int) -> str:
+    """Return a number of tokens in words."""
+    return "1 token" if n == 1 else f"{n} tokens"
