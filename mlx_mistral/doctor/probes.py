@@ -1,4 +1,5 @@
-"""The list of all checks, in the order in which they run: what matters most comes first."""
+"""The list of all checks. Those of the quick run come first: they cover most kinds of operations,
+and a slow machine may have no time for all."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def all_probes(card: Mapping[str, Any], *, quick: bool) -> list[Probe]:
     probes = [*machine_probes(card), *model_probes(setups[-1], chip)]
     for setup in setups:
         probes += operation_probes(setup)
-    return [probe for probe in probes if probe.is_quick or not quick]
+    if quick:
+        return [probe for probe in probes if probe.is_quick]
+    return sorted(probes, key=lambda probe: not probe.is_quick)
 
 
 def operation_probes(setup: Setup) -> Iterator[Probe]:
