@@ -38,10 +38,10 @@ SCORE = 10
 """Scores are up to 10 and more: the softmax turns an error of a score into an error of shares that
 is so many times larger. Their sum adds small shares to a large one, which can round all of them in
 one direction: S * 2^-23 comes on top."""
-ROUNDINGS = 2
-"""Scores may be rounded to the dtype before the softmax; the output is."""
-EDGE = 0.75
-"""Weight of the keys on both sides of a mask's edges in a query."""
+ROUNDINGS = 4
+"""A kernel may round scaled queries, scores, shares and its output to the dtype."""
+EDGE_SCORE = 6
+"""Score of the keys on both sides of a mask's edges, far above that of other keys."""
 
 
 def attention_probes(setup: Setup) -> Iterator[Probe]:
@@ -134,9 +134,10 @@ def edge_queries(
         columns = mx.broadcast_to(edge, (k.shape[0], n_new))[:, None, :, None]
         is_real = (columns >= 0) & (columns < n_seen)
         keys = mx.take_along_axis(k.astype(mx.float32), mx.clip(columns, 0, n_seen - 1), axis=2)
-        q = q + EDGE * mx.where(is_real, keys, 0)
+        q = q + mx.where(is_real, keys, 0)
     q = mx.repeat(q, setup.n_heads // setup.n_kv_heads, axis=1)
-    return (q + 0.3 * normal(q.shape, mx.float32, seed=2)).astype(setup.dtype)
+    q = EDGE_SCORE * setup.head_dim**-0.5 * q + 0.3 * normal(q.shape, mx.float32, seed=2)
+    return q.astype(setup.dtype)
 
 
 def _compared(

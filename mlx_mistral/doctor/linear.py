@@ -129,7 +129,7 @@ def rotation_error(
             skip = n_new - 1
             errors.append(relative_error(rotation(x[:, :, skip:], skip), expected[:, :, skip:]))
     n_turns = float(first.max() + SHORT_ROWS[-1])
-    roundings = 1 if yarn is None else 2
+    roundings = 2 if yarn is None else 3
     return Measurement.error(max(errors), limit(setup.dtype, 1, roundings=roundings)
                              + ALLOWANCE * EPSILON[mx.float32] * n_turns)  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -50,21 +50,14 @@ def machine_probes(card: Mapping[str, Any]) -> Iterator[Probe]:
         )
 
 
-def reported(
-    value: object,
-    command: tuple[str, ...],
-    *,
-    may_be_absent: bool,
-    output_of: Callable[..., str] = command_output,
-) -> Measurement:
+def reported(value: object, command: tuple[str, ...], *, may_be_absent: bool) -> Measurement:
     """Check that a fact is known, or that its source reports nothing.
 
     Args:
         may_be_absent: whether the source may report something else on this machine.
-        output_of: returns what a program prints, empty where it is missing.
     """
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
         return Measurement(value=value)
-    if may_be_absent or not output_of(*command):
+    if may_be_absent or not command_output(*command):
         return Measurement(value=NOT_REPORTED)
     return Measurement(value="not understood", ok=False)

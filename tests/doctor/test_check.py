@@ -1,4 +1,4 @@
-"""A check compares a number with a limit; an exception is a failed check, never the end of a run."""
+"""A check compares a number with a limit; an exception is a failed check, not the end of a run."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def test_probes_that_would_start_too_late_are_skipped_and_say_so() -> None:
     times = iter([0.0, 1.0, 51.0, 52.0, 53.0])
     ran: list[str] = []
     probes = [Probe(name=str(n), measure=passing) for n in range(4)]
-    checks = list(
-        run_probes(probes, seconds=52.0, on_start=ran.append, clock=lambda: next(times))
-    )
+    checks = list(run_probes(probes, seconds=52.0, on_start=ran.append, clock=lambda: next(times)))
     assert ran == ["0", "1"]
     assert [check.value for check in checks] == [0.5, 0.5, SKIPPED, SKIPPED]
     assert all(check.ok for check in checks)

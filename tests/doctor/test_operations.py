@@ -58,7 +58,7 @@ def test_a_mistake_fails_its_checks_by_far_and_no_other(backend: type[Backend]) 
         assert check.name.startswith(kinds), check
         assert "report `mlx-mistral doctor --json`" in check.advice
         if check.unit == "error" and check.limit:
-            assert float(check.value or 0) > 0.05, check  # wrong in bfloat16 too
+            assert float(check.value or 0) > 0.15, check  # wrong in bfloat16 too
 
 
 class RoundingBackend(Backend):
@@ -135,7 +135,5 @@ def test_a_long_chunk_of_the_cpu_backend_packs_experts_into_tiles() -> None:
 
 def test_a_padding_token_of_the_reference_sees_itself() -> None:
     k = np.random.default_rng(0).normal(size=(1, 1, 3, 4))
-    out = reference.attention(
-        k, k, k, scale=1.0, window=None, padding=(2,), queries=(0, 1, 2)
-    )
+    out = reference.attention(k, k, k, scale=1.0, window=None, padding=(2,), queries=(0, 1, 2))
     np.testing.assert_allclose(out[0, 0], k[0, 0], atol=1e-12)
