@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_mistral.errors import MlxMistralError
 
@@ -84,15 +84,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _checks(probes: Sequence[Probe], progress: Progress, *, quick: bool) -> Iterator[Check]:
     """Yield finished checks, with the name of the next one as progress meanwhile."""
-    import mlx.core as mx
-
-    from mlx_mistral.doctor import run_probes
+    from mlx_mistral.doctor import free_memory, run_probes
 
     checks = run_probes(
         probes,
         seconds=QUICK_SECONDS if quick else SECONDS,
         on_start=progress.show,
-        after=mx.clear_cache,
+        after=free_memory,
     )
     try:
         for check in checks:
@@ -103,7 +101,7 @@ def _checks(probes: Sequence[Probe], progress: Progress, *, quick: bool) -> Iter
 
 
 def _error_text(failed: Sequence[Check], n_checks: int) -> str:
-    others: Any = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+    others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
     return (
         f"{len(failed)} of {n_checks} checks failed: {failed[0].name}{others}; "
         "follow the advice of each failed check"

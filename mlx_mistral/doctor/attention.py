@@ -137,7 +137,8 @@ def edge_queries(
         q = q + mx.where(is_real, keys, 0)
     q = mx.repeat(q, setup.n_heads // setup.n_kv_heads, axis=1)
     q = EDGE_SCORE * setup.head_dim**-0.5 * q + 0.3 * normal(q.shape, mx.float32, seed=2)
-    return q.astype(setup.dtype)
+    queries: mx.array = q.astype(setup.dtype)
+    return queries
 
 
 def _compared(

@@ -3,8 +3,11 @@ and a slow machine may have no time for all."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import mlx.core as mx
 
 from mlx_mistral.backend.device import on_gpu
 from mlx_mistral.backend.ops import Backend
@@ -42,6 +45,12 @@ def all_probes(card: Mapping[str, Any], *, quick: bool) -> list[Probe]:
     if quick:
         return [probe for probe in probes if probe.is_quick]
     return sorted(probes, key=lambda probe: not probe.is_quick)
+
+
+def free_memory() -> None:
+    """Return the memory of a finished check to the system."""
+    gc.collect()
+    mx.clear_cache()
 
 
 def operation_probes(setup: Setup) -> Iterator[Probe]:

@@ -1,4 +1,4 @@
-"""Random quantized matrices, and what their codes stand for."""
+"""Random quantized matrices, and the weights that their codes stand for."""
 
 from __future__ import annotations
 

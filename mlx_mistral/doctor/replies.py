@@ -37,7 +37,7 @@ class RecordedReply:
     prompt_ids: list[int]
     reply_ids: list[int]
     last_logits: Array
-    """From which the last id of the reply comes. Shapes: (vocab,)."""
+    """The logits from which the last id of the reply comes. Shapes: (vocab,)."""
 
     @classmethod
     def read(cls) -> RecordedReply:

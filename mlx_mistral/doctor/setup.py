@@ -10,13 +10,13 @@ from mlx_mistral.backend.device import default_dtype, on_gpu
 from mlx_mistral.backend.ops import Backend
 
 MAX_STACK_BYTES, SLOW_STACK_BYTES = 2 << 30, 1 << 30
-"""Of one stack of experts; the second on a device that is slow to fill it."""
+"""Largest stack of experts; the second on a device that is slow to fill it."""
 N_EXPERTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What the checks of operations have in common.
+    """The parameters that all checks of operations share.
 
     Example:
         setup = Setup.here(Backend(), free_bytes=8 << 30)

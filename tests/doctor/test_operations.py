@@ -62,7 +62,7 @@ def test_a_mistake_fails_its_checks_by_far_and_no_other(backend: type[Backend]) 
 
 
 class RoundingBackend(Backend):
-    """What a GPU may do in bfloat16: sums in float32, intermediate values rounded to bfloat16."""
+    """Operations as a GPU may compute them in bfloat16: sums in float32, intermediate values rounded to bfloat16."""
 
     def attention(self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) -> Any:
         shared = q.shape[1] // k.shape[1]
@@ -78,8 +78,8 @@ class RoundingBackend(Backend):
         return (shares.astype(mx.float32) @ v).astype(q.dtype)
 
     def rms_norm(self, x: mx.array, weight: mx.array, eps: float) -> mx.array:
-        ones = mx.ones(weight.shape)
-        normed = super().rms_norm(x.astype(mx.float32), ones, eps).astype(x.dtype)
+        unweighted = super().rms_norm(x.astype(mx.float32), mx.ones(weight.shape), eps)
+        normed = unweighted.astype(x.dtype)
         return normed * weight
 
     def quantized_linear(
