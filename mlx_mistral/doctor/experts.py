@@ -61,12 +61,12 @@ def expert_probes(setup: Setup) -> Iterator[Probe]:
         )
     for n_tokens in (FEW, MANY, LONG):
         yield Probe(
-            name=setup.name(f"one expert, {token_count(n_tokens)}"),
+            name=setup.name(f"single expert, {token_count(n_tokens)}"),
             measure=partial(plain_alone, setup, n_tokens),
             is_quick=n_tokens == FEW,
         )
         yield Probe(
-            name=setup.name(f"one expert, 4-bit, {token_count(n_tokens)}"),
+            name=setup.name(f"single expert, 4-bit, {token_count(n_tokens)}"),
             measure=partial(quantized_alone, setup, n_tokens),
             is_quick=n_tokens == FEW,
         )

@@ -98,7 +98,7 @@ def test_the_full_run_has_every_kind_of_check() -> None:
         "attention, causal, 513",
         "attention, window of 4096", "attention, uneven batch", "attention, 8-bit cache",
         "attention, 4-bit cache", "rms norm", "rotary embedding, YaRN", "quantized product, nvfp4",
-        "compiled step", "experts, 4096 to 14336", "experts, mxfp8", "one expert, 4-bit",
+        "compiled step", "experts, 4096 to 14336", "experts, mxfp8", "single expert, 4-bit",
     )  # fmt: skip
     for kind in kinds:
         assert any(name.startswith(kind) for name in full), kind
@@ -111,7 +111,7 @@ def test_the_backend_in_use_is_checked_beside_plain_operations(
 
     with use_backend("cpu"):
         names = [probe.name for probe in all_probes(CARD, quick=False)]
-    for name in ("rms norm", "attention, causal, 7 tokens", "one expert, 17 tokens"):
+    for name in ("rms norm", "attention, causal, 7 tokens", "single expert, 17 tokens"):
         assert name in names
         assert f"{name}, cpu backend" in names
 

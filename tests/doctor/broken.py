@@ -174,10 +174,10 @@ BROKEN: dict[type[Backend], tuple[str, ...]] = {
     NoMagnitude: ("rotary embedding, YaRN",),
     ShiftedGroups: ("quantized product",),
     FailsForLongPrompts: ("quantized product",),
-    NeighbourExpert: ("experts, ", "one expert, "),
-    QuantizedNeighbourExpert: ("experts, ", "one expert, 4-bit"),
-    WrongDispatch: ("experts, ", "one expert"),
-    InexactDispatch: ("one expert",),
+    NeighbourExpert: ("experts, ", "single expert, "),
+    QuantizedNeighbourExpert: ("experts, ", "single expert, 4-bit"),
+    WrongDispatch: ("experts, ", "single expert"),
+    InexactDispatch: ("single expert",),
     FrozenCompile: ("compiled step",),
 }
 """Each with the kinds of checks that it fails."""
