@@ -23,6 +23,7 @@ def companions(source: Path) -> list[Path]:
         for path in sorted(source.iterdir())
         if path.is_file() and any(fnmatch(path.name, one) for one in (*BESIDE_WEIGHTS, *_ALSO))
     ]
+    _check_names([path.name for path in found])
     for path in found:
         if not _belongs(path, source):
             raise ConversionError(
@@ -35,6 +36,18 @@ def companions(source: Path) -> list[Path]:
                 "download it again"
             )
     return found
+
+
+def _check_names(names: list[str]) -> None:
+    """Raises: ConversionError: a Mac's disk would keep only one of two names."""
+    by_folded: dict[str, str] = {}
+    for name in names:
+        other = by_folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConversionError(
+                f"{other} and {name} differ only in upper and lower case, which a Mac's disk "
+                "ignores; remove or rename one of them"
+            )
 
 
 def _belongs(path: Path, source: Path) -> bool:
