@@ -57,7 +57,7 @@ def machine_card() -> dict[str, Any]:
 
 
 def versions(*others: str) -> dict[str, str | None]:
-    """Of this program, MLX, Python and other packages; the commit where this is a checkout."""
+    """Return versions of this program, MLX, Python and other packages, and a checkout's commit."""
     package_versions: dict[str, str | None] = {
         "mlx_mistral": mlx_mistral.__version__,
         "mlx": metadata.version("mlx"),
@@ -75,7 +75,7 @@ def chip(variables: dict[str, str]) -> str:
 
 
 def backend() -> str:
-    """What MLX computes with here."""
+    """Return the kind of device that MLX computes on: CPU, Metal or CUDA."""
     if mx.default_device().type != mx.DeviceType.gpu:
         return "CPU"
     return "Metal" if mx.metal.is_available() else "CUDA"
