@@ -17,7 +17,7 @@ from mlx_mistral.files.tensor_info import FLOATS
 from mlx_mistral.files.untrusted import shown
 
 from .shards import Shard
-from .workspace import MANIFEST, Workspace
+from .workspace import FINDER_FILE, MANIFEST, Workspace
 
 _SPARE_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -31,8 +31,10 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
     """
     place, origin = Path(os.path.realpath(dest)), Path(os.path.realpath(source))
     for part in (origin, *(Path(os.path.realpath(entry)) for entry in origin.iterdir())):
-        if place in part.parents or place == origin:
-            fault = "is the folder of SOURCE" if place == origin else "holds what is in SOURCE"
+        if any(_is_same(place, folder) for folder in (origin, *part.parents)):
+            fault = (
+                "is the folder of SOURCE" if _is_same(place, origin) else "holds what is in SOURCE"
+            )
             raise ConversionError(
                 f"DEST {fault}, {part}; a source is never changed: choose another DEST"
             )
@@ -44,7 +46,7 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
         return place
     if not place.is_dir():
         raise ConversionError(f"{place} is a file; choose another DEST")
-    names = os.listdir(place)
+    names = [name for name in os.listdir(place) if name != FINDER_FILE]
     if not names:
         return place
     if not overwrite:
@@ -57,6 +59,14 @@ def check_dest(source: Path, dest: Path, *, overwrite: bool) -> Path:
             f"{place} holds no model, so it is not replaced; choose another DEST or remove it"
         )
     return place
+
+
+def _is_same(place: Path, folder: Path) -> bool:
+    """Return whether two paths are one folder: a Mac's disk ignores upper and lower case."""
+    try:
+        return os.path.samefile(place, folder)
+    except OSError:
+        return place == folder
 
 
 def check_source(checkpoint: Checkpoint, where: Path) -> None:

@@ -18,12 +18,13 @@ _ALSO = ("SYSTEM_PROMPT.txt", "NOTICE*")
 def companions(source: Path) -> list[Path]:
     """The files to copy. Raises: ConversionError: one is too large to be what its name
     says, or is a link to somewhere else."""
-    found = [
+    files = [
         path
         for path in sorted(source.iterdir())
         if path.is_file() and any(fnmatch(path.name, one) for one in (*BESIDE_WEIGHTS, *_ALSO))
     ]
-    for path in found:
+    _check_names([path.name for path in files])
+    for path in files:
         if not _belongs(path, source):
             raise ConversionError(
                 f"{path} links to a file outside of the model's folder, which is not copied; "
@@ -34,7 +35,19 @@ def companions(source: Path) -> list[Path]:
                 f"{path} has {path.stat().st_size} bytes, too many for such a file; remove it or "
                 "download it again"
             )
-    return found
+    return files
+
+
+def _check_names(names: list[str]) -> None:
+    """Raises: ConversionError: a Mac's disk would keep only one of two names."""
+    by_folded: dict[str, str] = {}
+    for name in names:
+        other = by_folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConversionError(
+                f"{other} and {name} differ only in upper and lower case, which a Mac's disk "
+                "ignores; remove or rename one of them"
+            )
 
 
 def _belongs(path: Path, source: Path) -> bool:

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from mlx_mistral.errors import ConversionError
+from mlx_mistral.files.disk import flush, write_all
 
 from .shards import Shard
 
@@ -48,7 +49,7 @@ class ShardFile:
         Raises: ConversionError: what is read is not what was written. OSError.
         """
         try:
-            os.fsync(self._descriptor)
+            flush(self._descriptor)
             digest = self._read_back()
         finally:
             self.close()
@@ -62,9 +63,7 @@ class ShardFile:
 
     def _write_at(self, position: int, data: memoryview) -> None:
         self._written.append((position, data.nbytes, zlib.crc32(data)))
-        while data.nbytes:
-            done = os.pwrite(self._descriptor, data, position)
-            data, position = data[done:], position + done
+        write_all(self._descriptor, data, position)
 
     def _read_back(self) -> str:
         digest, position = hashlib.sha256(), 0

@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from mlx_mistral.errors import CheckpointError, ConversionError
+from mlx_mistral.files.disk import flush, flush_folder
 from mlx_mistral.files.untrusted import read_json
 
 from .shard_file import UNFINISHED
 
 JOB = ".job.json"
 """What is being made, and which shards of it are finished. Gone when the folder is whole."""
+FINDER_FILE = ".DS_Store"
+"""Finder's settings of a folder, which do not make it a used one."""
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK)
+"""Answers of network disks without file locks, on which a conversion runs unlocked."""
 MANIFEST = "conversion.json"
 """In the result: each file's bytes and SHA-256."""
 
@@ -74,6 +79,8 @@ class Workspace:
         for entry in self.folder.iterdir():
             _sync(entry)
         _sync(self.folder)
+        with suppress(OSError):  # Finder writes it into a folder that a person opens
+            (self.dest / FINDER_FILE).unlink()
         if overwrite and self.dest.exists():
             shutil.rmtree(self._replaced, ignore_errors=True)
             os.rename(self.dest, self._replaced)
@@ -121,6 +128,10 @@ class Workspace:
             raise ConversionError(
                 f"another process is converting to {self.dest}; wait for it, or choose another DEST"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(lock)
+                raise
         return lock
 
     def _clear(self) -> None:
@@ -151,7 +162,7 @@ class Workspace:
             if path.is_dir() and not path.is_symlink():
                 raise _in_the_way(path)
         for path in leftovers:
-            path.unlink()
+            path.unlink(missing_ok=True)  # `._name` goes with its file on a Mac's foreign disks
         if self._digests:
             self.note = f"an earlier run was stopped; {len(self._digests)} files of it are kept"
         elif is_ours:
@@ -196,6 +207,6 @@ def replace_json(path: Path, value: Mapping[str, Any]) -> None:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        (flush_folder if path.is_dir() else flush)(descriptor)
     finally:
         os.close(descriptor)

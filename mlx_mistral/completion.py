@@ -23,12 +23,13 @@ from mlx_mistral.memory.limits import model_limits
 from mlx_mistral.memory.pass_needs import text_bytes
 from mlx_mistral.model import Model
 from mlx_mistral.text.reply import ReplyText
+from mlx_mistral.token_ids import TokenIds, plain_ids
 from mlx_mistral.tuning import prefill_tokens
 
 if TYPE_CHECKING:
     from mlx_mistral.text import Tokenizer
 
-Prompt = str | Sequence[int] | mx.array
+Prompt = str | TokenIds | mx.array
 FinishReason = Literal["stop", "length"]
 
 
@@ -73,7 +74,7 @@ def stream_generate(
     progress: Progress | None = None,
     speculate: bool = False,
     draft_model: Model | None = None,
-    cached_ids: Sequence[int] = (),
+    cached_ids: TokenIds = (),
     draft_counts: Counts | None = None,
     tell: Tell = log,
     spare: Callable[[], None] | None = None,
@@ -185,7 +186,7 @@ class GenerationOptions(SamplingOptions, total=False):
     progress: Progress | None
     speculate: bool
     draft_model: Model | None
-    cached_ids: Sequence[int]
+    cached_ids: TokenIds
     draft_counts: Counts | None
     tell: Tell
     spare: Callable[[], None] | None
@@ -202,16 +203,15 @@ def generate(
 
 
 def prompt_ids(tokenizer: Tokenizer | None, prompt: Prompt) -> list[int]:
-    """The ids of a prompt: text after BOS, ids as they are. Raises: TokenizerError."""
+    """Return the ids of a prompt: text encoded after BOS, token ids as plain integers.
+
+    Raises: TokenizerError: text without a tokenizer, or no sequence of integers.
+    """
     if isinstance(prompt, str):
         if tokenizer is None:
             raise TokenizerError("a prompt of text needs a tokenizer; give one, or token ids")
         return [tokenizer.bos_id, *tokenizer.encode(prompt)] if prompt else []
-    given: object = prompt.tolist() if isinstance(prompt, mx.array) else list(prompt)
-    ids = [one for one in given if isinstance(one, int)] if isinstance(given, list) else []
-    if not isinstance(given, list) or len(ids) != len(given):
-        raise TokenizerError("the prompt is neither text nor a list of token ids; give one of them")
-    return ids
+    return plain_ids(prompt)
 
 
 def _governed(governor: Governor, step_size: StepSize) -> int:

@@ -14,7 +14,8 @@ import mlx_mistral
 
 PACKAGE = Path(mlx_mistral.__file__).parent
 ROOMS = (
-    "errors", "files", "config", "cache", "backend", "model", "checkpoint", "text", "tuning",
+    "errors", "token_ids", "files", "config", "cache", "backend", "model", "checkpoint", "text",
+    "tuning",
     "memory", "generation", "streaming", "evaluation", "completion", "batch_completion", "chat",
     "loading", "sessions", "prompt_cache", "live", "bench", "convert", "tui", "cli",
 )  # fmt: skip

@@ -30,6 +30,7 @@ from .chat.conversation import Conversation
 from .chat.keeper import Keeper, Kept, Unkept
 from .chat.screen import ChatScreen
 from .chat.settings import after, changed_line, kept, preferred, to_keep
+from .clipboard import copy_on_mac
 from .commands.parse import Command
 from .commands.table import help_lines
 from .driver import TerminalDriver
@@ -206,6 +207,10 @@ class ChatApp(App[None]):
     async def carry_out(self, command: Command) -> None:
         """A command that opens another screen."""
         await self.chat.say("error", f"/{command.name} cannot be used here yet; try the palette")
+
+    def copy_to_clipboard(self, text: str) -> None:
+        super().copy_to_clipboard(text)
+        copy_on_mac(text)
 
     def open_url(self, url: str, *, new_tab: bool = True) -> None:
         """Nothing that a model wrote is opened."""

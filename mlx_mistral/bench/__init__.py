@@ -2,10 +2,10 @@
 
 from .bandwidth import Bandwidth, memory_bandwidth
 from .cases import Case, cases_for
-from .machine import machine_card, versions
 from .program import Program, Trial
 from .results import Comparison, Result, compare
 from .run import run_cases
+from .system_info import machine_card, versions
 from .traffic import Work, work_of
 
 __all__ = [

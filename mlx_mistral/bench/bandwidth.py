@@ -26,12 +26,13 @@ class Bandwidth:
     source: str
 
 
-def memory_bandwidth(*, n_bytes: int | None = None) -> Bandwidth:
-    """A known chip's, as it is published; else that of the faster of two copies, made here and now.
+def memory_bandwidth(*, n_bytes: int | None = None, gpu_cores: int | None = None) -> Bandwidth:
+    """Return a known chip's published bandwidth, else that of the faster of two copies.
 
+    gpu_cores: of this Mac, which decide between variants of a chip.
     n_bytes: the size of what is copied; a copy reads as much and writes as much.
     """
-    chip = this_chip()
+    chip = this_chip(gpu_cores=gpu_cores)
     if chip is None:
         return _copied(n_bytes or COPIED_BYTES)
     return Bandwidth(bytes_per_second=chip.bandwidth_gbs * 1e9, source=f"nominal, {chip.name}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import CacheNotFound, LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import CheckpointError, ConfigError, ModelNotFoundError
@@ -112,7 +114,7 @@ def remove(model: str) -> int:
     commits = [
         revision.commit_hash
         for repo in cache.repos
-        if repo.repo_type == "model" and repo.repo_id == where.id
+        if repo.repo_type == "model" and _is_repo(repo.repo_path, repo.repo_id, where.id)
         for revision in repo.revisions
         if "@" not in model or where.revision in (revision.commit_hash, *revision.refs)
     ]
@@ -121,6 +123,19 @@ def remove(model: str) -> int:
     deletion = cache.delete_revisions(*commits)
     deletion.execute()
     return int(deletion.expected_freed_size)
+
+
+def _is_repo(folder: Path, repo_id: str, given_id: str) -> bool:
+    """Return whether a folder of the cache is that of a repository's name.
+
+    A Mac's disk ignores upper and lower case, so another spelling finds the model: it must be the
+    same model that is removed. On other disks two spellings are two folders.
+    """
+    expected = folder.parent / repo_folder_name(repo_id=given_id, repo_type="model")
+    try:
+        return repo_id == given_id or os.path.samefile(folder, expected)
+    except OSError:
+        return False
 
 
 def _layout(folder: Path) -> Layout | None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.disk import read_into
 from mlx_mistral.files.tensor_info import DTYPE_BITS, TensorInfo
 from mlx_mistral.files.untrusted import open_regular, shown
 
@@ -68,8 +69,9 @@ class TorchFile:
         count = info.nbytes // dtype.itemsize
         file, _ = open_regular(self.path)
         with file:
-            elements = np.fromfile(file, dtype, count, offset=info.begin)
-        if elements.size != count:
+            elements = np.empty(count, dtype)
+            n_read = read_into(file.fileno(), elements.view(np.uint8).data, info.begin)
+        if n_read < elements.nbytes:
             raise CheckpointError(f"{self.path} became shorter while it was read; try again")
         strides = [step * dtype.itemsize for step in tensor.strides]
         return np.lib.stride_tricks.as_strided(elements, tensor.shape, strides, writeable=False)

@@ -144,7 +144,7 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Report:
         case: bench.work_of(case, headers.config, headers.parameters, dtype.size) for case in cases
     }
     card = bench.machine_card()
-    bandwidth = bench.memory_bandwidth()
+    bandwidth = bench.memory_bandwidth(gpu_cores=card["gpu_cores"])
     with ExitStack() as stack:
         programs = []
         for start in _programs(args, folder, budget_bytes):

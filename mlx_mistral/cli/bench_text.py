@@ -84,7 +84,9 @@ class Report:
         form = model["quantization"] or "not quantized"
         yield _label("model", f"{model['name']}, {model['parameters'] / 1e6:,.1f}M parameters, "
                      f"{bytes_text(model['weight_bytes'])}, {form}; {model['dtype']}")  # fmt: skip
-        parts = [machine["chip"], machine["backend"], machine["power"], machine["thermal"]]
+        cores = f"{machine['gpu_cores']} GPU cores" if machine["gpu_cores"] else None
+        facts = (machine[name] for name in ("backend", "os_version", "power", "thermal"))
+        parts = [machine["chip"], cores, *facts]
         yield _label("machine", ", ".join(part for part in parts if part))
         gigabytes = machine["bandwidth"] / 1e9
         yield _label("bandwidth", f"{gigabytes:,.1f} GB/s ({machine['bandwidth_source']})")

@@ -89,11 +89,11 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def _device(args: argparse.Namespace) -> Device:
     """This machine, or another one by its chip."""
-    from mlx_mistral.memory import find_chip
+    from mlx_mistral.memory import find_chip, mac
     from mlx_mistral.memory.device import Device
 
     if args.chip is None:
-        return Device.here(dtype=args.dtype)
+        return Device.here(dtype=args.dtype, gpu_cores=mac.gpu_cores())
     if args.memory is None:
         raise MemoryBudgetError("--chip asks for another machine: give its --memory SIZE too")
     return Device.mac(find_chip(args.chip), dtype=args.dtype)

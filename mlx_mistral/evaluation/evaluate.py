@@ -10,6 +10,7 @@ import numpy as np
 
 from mlx_mistral.errors import EvaluationError
 from mlx_mistral.model import Model
+from mlx_mistral.token_ids import TokenIds, plain_ids
 
 from .blocks import Block, blocks, choose_context, default_stride
 from .scores import Scores, row_chunks, score
@@ -25,7 +26,7 @@ Progress = Callable[[Scores, int], None]
 
 def evaluate(
     model: Model,
-    ids: Sequence[int],
+    ids: TokenIds,
     *,
     bos_id: int,
     context: int | None = None,
@@ -41,6 +42,7 @@ def evaluate(
     Raises: ContextError: context or stride do not fit. EvaluationError: there is no token, one
         is outside the vocabulary, the two models' vocabularies differ, or logits are NaN.
     """
+    ids = plain_ids(ids, "the text")
     models = [model] if reference is None else [model, reference]
     context = choose_context(context, *(one.config for one in models))
     stride = default_stride(context) if stride is None else stride

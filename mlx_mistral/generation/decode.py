@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_mistral.cache import KVCache
 from mlx_mistral.errors import CheckpointError
 from mlx_mistral.model import Model
+from mlx_mistral.token_ids import TokenIds
 
 from .prefill import Interrupt, Progress, StepSize, all_or_nothing, prefill
 from .prompt import check_prompt, check_room
@@ -48,7 +49,7 @@ class Step:
 
 def generate_ids(
     model: Model,
-    prompt: Sequence[int],
+    prompt: TokenIds,
     *,
     cache: Sequence[KVCache],
     sampling: Sampling,
@@ -69,15 +70,15 @@ def generate_ids(
     Raises: ContextError: the prompt does not fit; MlxMistralError: it holds an unknown id;
     CheckpointError: the logits are NaN.
     """
-    check_prompt(prompt, model.config)
-    room = check_room(len(prompt), cache, model.config)
+    ids = check_prompt(prompt, model.config)
+    room = check_room(len(ids), cache, model.config)
     budget = max_tokens if room is None else min(max_tokens, room)
     if budget < 1:
         return
-    sampler = Sampler(sampling, model.config.vocab_size, [prompt])
+    sampler = Sampler(sampling, model.config.vocab_size, [ids])
     logits = prefill(
         model,
-        mx.array([list(prompt)]),
+        mx.array([ids]),
         cache,
         step_size=prefill_step_size,
         progress=progress,

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from mlx_mistral.cache import KVCache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError, MlxMistralError
+from mlx_mistral.token_ids import TokenIds, plain_ids
 
 
-def check_prompt(ids: Sequence[int], config: ModelConfig) -> None:
-    """MLX would not notice an id outside the vocabulary.
+def check_prompt(prompt: TokenIds, config: ModelConfig) -> list[int]:
+    """Return a prompt's ids as plain integers, all of them inside the vocabulary.
 
-    Raises: MlxMistralError: there is such an id, or none at all.
+    MLX reads an id outside of it without an error.
+    Raises: MlxMistralError: an id is outside, or the prompt is empty. TokenizerError: no sequence
+    of integers.
     """
+    ids = plain_ids(prompt)
     if not ids:
         raise MlxMistralError("the prompt is empty; give at least one token")
     for place, token in enumerate(ids):
@@ -22,6 +26,7 @@ def check_prompt(ids: Sequence[int], config: ModelConfig) -> None:
                 f"token {place} of the prompt has id {token}, outside the model's vocabulary of "
                 f"{config.vocab_size}; the tokenizer does not belong to this model"
             )
+    return ids
 
 
 def room_in(cache: Sequence[KVCache], config: ModelConfig) -> int | None:

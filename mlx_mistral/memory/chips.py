@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_mistral.errors import MemoryBudgetError
 
-SYSCTL = "/usr/sbin/sysctl"
-SYSCTL_SECONDS = 5.0
+from . import mac
+
 _NAME = re.compile(r"(?:apple\s*)?(m\d{1,2})\s*(pro|max|ultra)?(?:[\s,-]*(\d{1,3})[\s-]*cores?)?")
 
 
@@ -77,23 +75,30 @@ CHIPS = (
     _chip("M5 Pro", 20, 307, 24, 48, 64),
     _chip("M5 Max", 32, 460, 36),
     _chip("M5 Max", 40, 614, 48, 64, 128),
-    _chip("M5 Ultra", None, 1200),
+    _chip("M5 Ultra", 80, 1200, 96, 512),
+    _chip("M6", 12, 170, 16),
 )
-"""By generation and size, the smaller GPU first; no cores and no sizes where they are not known.
+"""By generation and size, the smaller GPU first; None and no sizes where they are unknown.
 
 Sources: bandwidth and GPU cores as in llama.cpp's collection of Apple silicon runs
-(github.com/ggml-org/llama.cpp/discussions/4167), M5 Pro to Ultra from reports of Apple's
-announcements of 2026; sizes of memory and the smaller GPUs from Apple's technical
-specifications as they are commonly listed, those of M5 Pro and Max as their forerunners'.
+(github.com/ggml-org/llama.cpp/discussions/4167); sizes of memory and the smaller GPUs from Apple's
+technical specifications as they are commonly listed. M5 Pro and Max: 307 GB/s, and 614 GB/s of the
+40-core GPU (github.com/Andyyyy64/whichllm/pull/92), 460 GB/s of the 32-core GPU
+(github.com/0xBakeer/inference-atlas/pull/194), sizes of memory as of M4 Pro and Max, at most 64 and
+128 GB (github.com/huggingface/huggingface.js/pull/2033). M5 Ultra and M6: Apple's announcement of
+25 August 2026 as in github.com/midudev/canirun.ai/pull/26, the 512 GB of an M5 Ultra as in
+github.com/the-machine-herald/machineherald.io/pull/2284; a smaller GPU of the M5 Ultra, sizes
+between its 96 and 512 GB, and more than the 16 GB of an M6 were not found.
 There is no M4 Ultra.
 """
 
 
-def find_chip(text: str, *, memory_bytes: int | None = None) -> Chip:
-    """The chip that a name means: `Apple M2 Max`, `m3 max`, `M4 Max 32-core`.
+def find_chip(text: str, *, memory_bytes: int | None = None, gpu_cores: int | None = None) -> Chip:
+    """Return the chip of a name: `Apple M2 Max`, `m3 max`, `M4 Max 32-core`.
 
-    memory_bytes: of the machine. Variants with another bandwidth come with other memory, which
-    tells them apart; where nothing does, it is the slower one.
+    Several variants have one name. Of those, the GPU cores decide, then the size of the memory,
+    which differs where the bandwidth does; without either it is the slower one.
+    memory_bytes, gpu_cores: of the machine. A machine with cores that the table lacks keeps them.
     Raises: MemoryBudgetError: no such chip.
     """
     match = _NAME.fullmatch(" ".join(text.lower().split()))
@@ -105,21 +110,28 @@ def find_chip(text: str, *, memory_bytes: int | None = None) -> Chip:
         raise MemoryBudgetError(
             f"no Apple chip {text!r} is known; write M1, M2 Pro, M3 Max, M4 Max 32-core, …"
         )
+    if gpu_cores and not (match and match[3]):
+        same_gpu = [chip for chip in named if chip.gpu_cores == gpu_cores]
+        named = same_gpu or [replace(chip, gpu_cores=gpu_cores) for chip in named]
     memory_gb = round(memory_bytes / 2**30) if memory_bytes else None
     fitting = [chip for chip in named if memory_gb in chip.memory_gb]
     return min(fitting or named, key=lambda chip: chip.bandwidth_gbs)
 
 
-def this_chip() -> Chip | None:
-    """The chip of this machine; None where it is no Mac, or one that is not in the table."""
-    if platform.system() != "Darwin":
+def this_chip(*, gpu_cores: int | None = None) -> Chip | None:
+    """Return the chip of this Mac; None on other machines and for chips outside the table.
+
+    gpu_cores: of this Mac, where the caller has asked `mac.gpu_cores`, which is slow. Without
+    them the size of the memory decides between variants.
+    """
+    if not mac.is_mac():
         return None
+    variables = mac.sysctl(mac.BRAND, mac.MEMORY_SIZE)
     try:
-        told = subprocess.run(
-            [SYSCTL, "-n", "machdep.cpu.brand_string", "hw.memsize"],
-            capture_output=True, text=True, check=True, timeout=SYSCTL_SECONDS,
-        )  # fmt: skip
-        name, memory = told.stdout.splitlines()
-        return find_chip(name, memory_bytes=int(memory))
-    except (OSError, subprocess.SubprocessError, ValueError, MemoryBudgetError):
+        return find_chip(
+            variables.get(mac.BRAND, ""),
+            memory_bytes=mac.memory_size(variables),
+            gpu_cores=gpu_cores,
+        )
+    except MemoryBudgetError:
         return None

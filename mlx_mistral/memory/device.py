@@ -31,8 +31,8 @@ class Device:
     """None where no expectation of speed can be given: elsewhere than on an Apple GPU."""
 
     @classmethod
-    def here(cls, *, dtype: str | None = None) -> Device:
-        """This machine, as MLX would use it."""
+    def here(cls, *, dtype: str | None = None, gpu_cores: int | None = None) -> Device:
+        """Return this machine, as MLX would use it. gpu_cores: as in `this_chip`."""
         try:
             machine = this_machine_now()
         except MemoryBudgetError:
@@ -41,7 +41,7 @@ class Device:
             dtype=dtype_name(resolve_dtype(dtype)),
             scratch=active_backend().scratch,
             machine=machine,
-            chip=this_chip() if on_gpu() else None,
+            chip=this_chip(gpu_cores=gpu_cores) if on_gpu() else None,
         )
 
     @classmethod

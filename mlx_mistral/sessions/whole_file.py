@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from mlx_mistral.errors import SessionError
+from mlx_mistral.files.disk import flush
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -22,7 +23,7 @@ def write_whole(path: Path, text: str) -> None:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())
+                flush(file.fileno())
             os.replace(name, target)
         except BaseException:
             os.unlink(name)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlx_mistral.errors import CheckpointError
+from mlx_mistral.files.disk import read_into
 from mlx_mistral.files.untrusted import open_regular
 
 
@@ -23,21 +24,16 @@ class OpenFiles:
 
         Raises: CheckpointError: the disk fails, or the file is not what it was when opened.
         """
-        done = 0
         try:
             descriptor = self._files[path].fileno()
-            while done < len(buffer):
-                got = os.preadv(descriptor, [buffer[done:]], begin + done)
-                if not got:
-                    break
-                done += got
+            n_read = read_into(descriptor, buffer, begin)
             is_same = _state(descriptor) == self._states[path]
         except (OSError, ValueError) as error:  # ValueError: closed
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(
                 f"{path} cannot be read: {reason}; see that its disk is there, then load it again"
             ) from None
-        if done < len(buffer) or not is_same:
+        if n_read < len(buffer) or not is_same:
             raise CheckpointError(
                 f"{path} changed while its experts were read; put the model back and load it again"
             )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 
 from mlx_mistral.errors import TokenizerError
+from mlx_mistral.token_ids import plain_ids
 
 
 def checked_id(token_id: int, vocab_size: int) -> int:
@@ -13,12 +13,10 @@ def checked_id(token_id: int, vocab_size: int) -> int:
 
     Raises: TokenizerError: it is no integer, negative, or beyond the vocabulary.
     """
-    try:
-        value = operator.index(token_id)
-    except TypeError as error:
-        raise TokenizerError(
-            f"token id {str(token_id)[:40]!r} is not an integer; pass token ids, not text"
-        ) from error
+    return checked_ids([token_id], vocab_size)[0]
+
+
+def _inside(value: int, vocab_size: int) -> int:
     if not 0 <= value < vocab_size:
         raise TokenizerError(
             f"token id {str(value)[:40]} is outside the tokenizer's vocabulary of {vocab_size}; "
@@ -30,16 +28,9 @@ def checked_id(token_id: int, vocab_size: int) -> int:
 def checked_ids(token_ids: Iterable[int], vocab_size: int) -> list[int]:
     """Every id as a plain int within the vocabulary.
 
-    Raises: TokenizerError: as `checked_id`, or `token_ids` cannot be iterated.
+    Raises: TokenizerError: as `checked_id`, or no sequence of integers.
     """
-    if isinstance(token_ids, str | bytes):
-        raise TokenizerError("text was given where token ids belong; pass a list of integers")
-    try:
-        return [checked_id(token_id, vocab_size) for token_id in token_ids]
-    except TypeError as error:
-        raise TokenizerError(
-            f"{type(token_ids).__name__} was given where token ids belong; pass a list of integers"
-        ) from error
+    return [_inside(value, vocab_size) for value in plain_ids(token_ids, "the token list")]
 
 
 def checked_text(text: str) -> str:

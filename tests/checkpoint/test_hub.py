@@ -332,6 +332,20 @@ def test_a_model_is_removed_from_the_cache(hub: FakeHub) -> None:
             call(BOTH)
 
 
+def test_another_spelling_of_a_model_is_removed_where_the_disk_ignores_case(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = resolve(BOTH, progress=False)
+    spelling = BOTH.swapcase()
+    with pytest.raises(ModelNotFoundError, match="not in the cache"):
+        remove(spelling)
+    monkeypatch.setattr(os.path, "samefile", lambda a, b: str(a).casefold() == str(b).casefold())
+    with pytest.raises(ModelNotFoundError, match="not in the cache"):
+        remove(f"{spelling}-other")
+    assert remove(spelling) > 0
+    assert not folder.exists()
+
+
 def test_only_the_revision_that_is_named_is_removed(hub: FakeHub) -> None:
     folder = resolve(BOTH, progress=False)
     with pytest.raises(ModelNotFoundError):

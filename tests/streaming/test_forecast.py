@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,20 @@ def test_a_disk_has_a_speed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(20 << 20))
     assert 1e6 < measured_disk_speed(path) < 1e12
+
+
+def test_macos_does_not_cache_what_is_measured_and_has_no_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F_NOCACHE in place of posix_fadvise, which macOS and its Python do not have."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(20 << 20))
+    commands: list[tuple[int, int]] = []
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _, *command: commands.append(command))
+    assert measured_disk_speed(path) > 1e6
+    assert commands == [(48, 1)]
 
 
 def test_a_disk_is_not_measured_by_what_is_no_file(tmp_path: Path) -> None:

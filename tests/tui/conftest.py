@@ -19,6 +19,12 @@ textual._wait.SLEEP_GRANULARITY = 1 / 250
 textual._wait.SLEEP_IDLE = 1 / 2500
 
 
+@pytest.fixture(autouse=True)
+def _own_clipboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the clipboard of the Mac that they run on."""
+    monkeypatch.setattr("mlx_mistral.tui.app.copy_on_mac", lambda text: None)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Runs a coroutine test in a loop of its own."""

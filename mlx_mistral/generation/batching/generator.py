@@ -20,6 +20,7 @@ from mlx_mistral.memory.at_once import BatchRoom
 from mlx_mistral.memory.batch import Extent
 from mlx_mistral.memory.governor import Tell, log
 from mlx_mistral.model import Model
+from mlx_mistral.token_ids import TokenIds
 
 from .prompts import Reading, similar
 from .texts import Running, Text, gather
@@ -88,7 +89,7 @@ class BatchGenerator:
         self._n_read = self._n_to_read = 0
 
     def insert(
-        self, prompt: Sequence[int], *, max_tokens: int = 256, sampling: Sampling | None = None
+        self, prompt: TokenIds, *, max_tokens: int = 256, sampling: Sampling | None = None
     ) -> int:
         """Adds a text to those that wait; returns its id, counted from 0.
 
@@ -96,14 +97,14 @@ class BatchGenerator:
         model's budget. MlxMistralError: it holds an unknown id.
         """
         config = self._model.config
-        check_prompt(prompt, config)
-        room = check_room(len(prompt), self._empty, config)
+        ids = check_prompt(prompt, config)
+        room = check_room(len(ids), self._empty, config)
         left = max_tokens if room is None else min(max_tokens, room)
         text = Text(
             id=self._n_inserted,
-            prompt=tuple(prompt),
+            prompt=tuple(ids),
             sampling=sampling or Sampling(),
-            left=self._room.tokens(len(prompt), left),
+            left=self._room.tokens(len(ids), left),
         )
         self._n_inserted += 1
         if text.left > 0:

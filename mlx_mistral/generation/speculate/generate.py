@@ -12,6 +12,7 @@ from mlx_mistral.generation.prefill import Progress, StepSize, prefill
 from mlx_mistral.generation.prompt import check_prompt, check_room
 from mlx_mistral.generation.sampling import Sampler, Sampling
 from mlx_mistral.model import Model
+from mlx_mistral.token_ids import TokenIds, plain_ids
 
 from .decode import Counts, Drafter, DraftingDecoder
 from .draft_model import ModelDrafter
@@ -21,13 +22,13 @@ from .ngram import NgramDrafter
 
 def generate_with_drafts(
     model: Model,
-    prompt: Sequence[int],
+    prompt: TokenIds,
     *,
     cache: Sequence[KVCache],
     sampling: Sampling,
     max_tokens: int,
     draft_model: Model | None = None,
-    before: Sequence[int] = (),
+    before: TokenIds = (),
     prefill_step_size: StepSize = 512,
     progress: Progress | None = None,
     may_go_on: MayGoOn | None = None,
@@ -41,12 +42,12 @@ def generate_with_drafts(
     When it ends or is closed, the cache holds all tokens that were yielded, or all but the last.
     Raises: as `generate_ids`; MlxMistralError: the draft model has another vocabulary.
     """
-    check_prompt(prompt, model.config)
-    room = check_room(len(prompt), cache, model.config)
+    ids = check_prompt(prompt, model.config)
+    room = check_room(len(ids), cache, model.config)
     budget = max_tokens if room is None else min(max_tokens, room)
     if budget < 1:
         return
-    text = [*before, *prompt]
+    text = [*plain_ids(before, "the cached text"), *ids]
     drafter: Drafter
     lengths = DraftLength()
     if draft_model is None:
@@ -59,10 +60,8 @@ def generate_with_drafts(
             prefill_step_size=prefill_step_size if isinstance(prefill_step_size, int) else 512,
         )
         lengths = DraftLength(seconds_per_drafted=smaller.begin())
-    logits = prefill(
-        model, mx.array([list(prompt)]), cache, step_size=prefill_step_size, progress=progress
-    )
-    sampler = Sampler(sampling, model.config.vocab_size, [prompt])
+    logits = prefill(model, mx.array([ids]), cache, step_size=prefill_step_size, progress=progress)
+    sampler = Sampler(sampling, model.config.vocab_size, [ids])
     decoder = DraftingDecoder(
         model, cache, sampler, drafter, lengths=lengths, counts=counts, may_go_on=may_go_on
     )
