@@ -18,13 +18,13 @@ _ALSO = ("SYSTEM_PROMPT.txt", "NOTICE*")
 def companions(source: Path) -> list[Path]:
     """The files to copy. Raises: ConversionError: one is too large to be what its name
     says, or is a link to somewhere else."""
-    found = [
+    files = [
         path
         for path in sorted(source.iterdir())
         if path.is_file() and any(fnmatch(path.name, one) for one in (*BESIDE_WEIGHTS, *_ALSO))
     ]
-    _check_names([path.name for path in found])
-    for path in found:
+    _check_names([path.name for path in files])
+    for path in files:
         if not _belongs(path, source):
             raise ConversionError(
                 f"{path} links to a file outside of the model's folder, which is not copied; "
@@ -35,7 +35,7 @@ def companions(source: Path) -> list[Path]:
                 f"{path} has {path.stat().st_size} bytes, too many for such a file; remove it or "
                 "download it again"
             )
-    return found
+    return files
 
 
 def _check_names(names: list[str]) -> None:

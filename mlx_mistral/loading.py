@@ -116,8 +116,8 @@ def check_room(
 
     Raises: MemoryBudgetError: neither will do.
     """
-    held = dtype_name(resolve_dtype(dtype))
-    needs = ModelNeeds.of(headers, dtype=held, scratch=active_backend().scratch)
+    name_of_dtype = dtype_name(resolve_dtype(dtype))
+    needs = ModelNeeds.of(headers, dtype=name_of_dtype, scratch=active_backend().scratch)
     try:
         check_fits(needs, name, budget_bytes, context=context)
     except MemoryBudgetError:

@@ -9,9 +9,16 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("MLX_MISTRAL_BACKEND", "mlx")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # MLX keeps the kernels that it builds for compiled functions in the temporary folder, and a
+    # process may load a kernel that another process is still writing.
+    kernels = Path(tempfile.gettempdir()) / f"mlx-kernels-{os.environ['PYTEST_XDIST_WORKER']}"
+    kernels.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(kernels)
 
 import mlx.core as mx
 import pytest

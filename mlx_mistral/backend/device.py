@@ -37,7 +37,7 @@ def default_dtype() -> mx.Dtype:
 
 
 def on_cpu() -> AbstractContextManager[Any]:
-    """Return a context in which operations run on the CPU, beside a GPU too."""
+    """Return a context in which operations run on the CPU, also where there is a GPU."""
     return mx.stream(mx.cpu)
 
 

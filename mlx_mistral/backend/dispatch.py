@@ -34,7 +34,7 @@ class Dispatch:
     """
 
     is_sorted = False
-    """Whether rows of one expert follow each other."""
+    """Rows of one expert follow each other."""
 
     def run(self, x: mx.array, expert_ids: mx.array, experts: RunExperts) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result per expert."""

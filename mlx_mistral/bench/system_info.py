@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 
 import mlx_mistral
+from mlx_mistral.backend.device import device_kind, device_name
 from mlx_mistral.errors import MemoryBudgetError
 from mlx_mistral.memory import mac
 from mlx_mistral.memory.mac import command_output
@@ -37,7 +38,7 @@ def machine_card() -> dict[str, Any]:
         "chip": chip(variables),
         "gpu_cores": mac.gpu_cores(),
         "cores": os.cpu_count(),
-        "device": str(mx.device_info().get("device_name") or mx.default_device().type.name),
+        "device": device_name(),
         "backend": backend(),
         "memory_bytes": mac.memory_size(variables) or machine_budget(),
         "working_set_bytes": working_set_bytes(),
@@ -57,7 +58,7 @@ def machine_card() -> dict[str, Any]:
 
 
 def versions(*others: str) -> dict[str, str | None]:
-    """Of this program, MLX, Python and other packages; the commit where this is a checkout."""
+    """Return versions of this program, MLX, Python and other packages, and a checkout's commit."""
     package_versions: dict[str, str | None] = {
         "mlx_mistral": mlx_mistral.__version__,
         "mlx": metadata.version("mlx"),
@@ -75,10 +76,8 @@ def chip(variables: dict[str, str]) -> str:
 
 
 def backend() -> str:
-    """What MLX computes with here."""
-    if mx.default_device().type != mx.DeviceType.gpu:
-        return "CPU"
-    return "Metal" if mx.metal.is_available() else "CUDA"
+    """Return the kind of device that MLX computes on: CPU, Metal or CUDA."""
+    return {"cpu": "CPU", "metal": "Metal", "cuda": "CUDA"}[device_kind()]
 
 
 def os_version() -> str:

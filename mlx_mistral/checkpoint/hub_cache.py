@@ -125,15 +125,15 @@ def remove(model: str) -> int:
     return int(deletion.expected_freed_size)
 
 
-def _is_repo(folder: Path, repo_id: str, asked_id: str) -> bool:
+def _is_repo(folder: Path, repo_id: str, given_id: str) -> bool:
     """Return whether a folder of the cache is that of a repository's name.
 
     A Mac's disk ignores upper and lower case, so another spelling finds the model: it must be the
     same model that is removed. On other disks two spellings are two folders.
     """
-    asked = folder.parent / repo_folder_name(repo_id=asked_id, repo_type="model")
+    expected = folder.parent / repo_folder_name(repo_id=given_id, repo_type="model")
     try:
-        return repo_id == asked_id or os.path.samefile(folder, asked)
+        return repo_id == given_id or os.path.samefile(folder, expected)
     except OSError:
         return False
 

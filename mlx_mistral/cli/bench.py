@@ -199,8 +199,8 @@ def _check_budget(
         compared.append(headers)
     elif args.against:
         compared.append(read_folder(resolve(args.against, progress=not args.quiet)))
-    held = dtype_name(resolve_dtype(args.dtype))
-    needs = [ModelNeeds.of(one, dtype=held, scratch=active_backend().scratch) for one in compared]
+    dtype, scratch = dtype_name(resolve_dtype(args.dtype)), active_backend().scratch
+    needs = [ModelNeeds.of(program, dtype=dtype, scratch=scratch) for program in compared]
     for case in cases:
         name = f"{args.model} in test {case.name}"
         check_whole(needs, name, budget_bytes, Extent(case.prompt, case.context), case.batch)

@@ -31,6 +31,8 @@ LINUX_SOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "memory size": ("memory_bytes", ("cat", "/proc/meminfo")),
     "free memory": ("free_bytes", ("cat", "/proc/meminfo")),
 }
+FALLBACKS = ("arm", "arm64", "macOS")
+"""Values of a Mac's card where the source was not understood."""
 MAY_BE_ABSENT = ("GPU cores", "wired limit", "power", "heat")
 """A virtual Mac has no battery and no GPU cores of its own."""
 
@@ -56,7 +58,8 @@ def reported(value: object, command: tuple[str, ...], *, may_be_absent: bool) ->
     Args:
         may_be_absent: whether the source may report something else on this machine.
     """
-    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+    is_of_kind = isinstance(value, str | int) and not isinstance(value, bool)
+    if is_of_kind and value not in ("", *FALLBACKS):
         return Measurement(value=value)
     if may_be_absent or not command_output(*command):
         return Measurement(value=NOT_REPORTED)

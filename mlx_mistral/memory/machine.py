@@ -32,12 +32,12 @@ def this_machine() -> Machine:
 
 
 def this_machine_now() -> Machine:
-    """As `this_machine`, with what is free now on a Mac too, where another program tells it."""
-    found = this_machine()
-    if found.free_bytes is not None or not mac.is_mac():
-        return found
+    """Return `this_machine` with the memory that is free now, on a Mac as `vm_stat` reports it."""
+    machine = this_machine()
+    if machine.free_bytes is not None or not mac.is_mac():
+        return machine
     free = mac.free_now()
-    return replace(found, free_bytes=None if free is None else min(free, found.budget_bytes))
+    return replace(machine, free_bytes=None if free is None else min(free, machine.budget_bytes))
 
 
 def machine_budget() -> int | None:

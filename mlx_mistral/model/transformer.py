@@ -141,11 +141,13 @@ class Decoder(nn.Module):
         x = self.embed(tokens)
         rotation = self.rotation(position, n_new, x.dtype)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
-        for layer, window, one in zip(self.layers, self._config.windows, caches, strict=True):
+        for layer, window, layer_cache in zip(
+            self.layers, self._config.windows, caches, strict=True
+        ):
             if before_layer is not None:
                 before_layer(x)
             is_last = last_only and layer is self.layers[-1]
-            x = layer(x, rotation, masks[window], one, scale, is_last)
+            x = layer(x, rotation, masks[window], layer_cache, scale, is_last)
         return self.norm(x)
 
     def rotation(self, position: mx.array | int, n_new: int, dtype: mx.Dtype) -> Rotation:

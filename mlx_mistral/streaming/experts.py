@@ -55,7 +55,7 @@ class StreamedExperts(nn.Module):
         next_router: NextRouter | None,
         dispatch: Callable[[int], Dispatch],
     ) -> None:
-        """dispatch: how so many routed rows are grouped where experts are resident."""
+        """dispatch: returns how n routed rows are grouped where experts are resident."""
         super().__init__()
         self._stream, self._layer = stream, layer
         self._next_router = next_router

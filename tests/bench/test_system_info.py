@@ -118,7 +118,7 @@ def test_other_systems_name_their_distribution(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_card_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs of several Macs, joined: nobody published all of one."""
+    """Outputs of several Macs, joined: no published set is of one Mac."""
     variables = text_of("sysctl_m1_pro_macos26.txt") + text_of("sysctl_m2_pro_macos26.txt")
     outputs = {
         (mac.SYSCTL, mac.BRAND, mac.MEMORY_SIZE, mac.WIRED_LIMIT): variables,

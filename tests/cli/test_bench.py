@@ -14,6 +14,7 @@ from command_line import Run, failed_in_one_line
 from mlx_mistral import tuning
 from mlx_mistral.bench import bandwidth, chunks, sweep
 from mlx_mistral.cli.bench import counts
+from mlx_mistral.memory import Chip, find_chip, mac
 
 KEYS = {
     "test", "prompt_tokens", "gen_tokens", "depth", "batch", "tps", "tps_stdev", "ttft_ms",
@@ -54,6 +55,21 @@ def test_the_table_has_a_row_for_each_test(run: Run, tiny: Path) -> None:
     assert len({len(line) for line in table}) == 1
     assert set(table[1]) <= set("|:-")
     assert ended.err == ""
+
+
+def test_the_gpu_cores_of_a_mac_are_shown_and_choose_its_bandwidth(
+    run: Run, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def this_chip(*, gpu_cores: int | None = None) -> Chip:
+        return find_chip("M5 Max", gpu_cores=gpu_cores)
+
+    monkeypatch.setattr(mac, "gpu_cores", lambda: 40)
+    monkeypatch.setattr(bandwidth, "this_chip", this_chip)
+    command = ("bench", tiny, "-p", "8", "-g", "0", "-n", "1", "--pause", "0")
+    machine = run(*command, "--json").json["machine"]
+    assert (machine["gpu_cores"], machine["bandwidth"]) == (40, 614e9)
+    line = next(line for line in run(*command).out.splitlines() if line.startswith("machine"))
+    assert f"{machine['chip']}, 40 GPU cores, {machine['backend']}, {machine['os_version']}" in line
 
 
 def test_another_folder_runs_in_turn_and_what_it_writes_is_compared(

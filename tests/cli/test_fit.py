@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlx_mistral import load_model, load_tokenizer
 from mlx_mistral.cli.fit_text import bar
-from mlx_mistral.memory import MemoryPlan
+from mlx_mistral.memory import MemoryPlan, mac
 from tests.memory.paper import HF_7B, on_paper
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -229,6 +229,39 @@ def test_the_bar_shows_the_parts_and_where_the_budget_ends(
         budget_bytes=budget,
     )
     assert bar(plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "chip"),
+    [
+        ("M5 Ultra", "M5 Ultra with 80 GPU cores, 1200 GB/s"),
+        ("M5 Max 32-core", "M5 Max with 32 GPU cores, 460 GB/s"),
+        ("M5 Max 40-core", "M5 Max with 40 GPU cores, 614 GB/s"),
+        ("Apple M5 Pro", "M5 Pro with 16 GPU cores, 307 GB/s"),
+    ],
+)
+def test_chips_of_2026_are_planned_for(
+    name: str, chip: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = on_paper(HF_7B, 4)
+    monkeypatch.setattr("mlx_mistral.checkpoint.hub_headers.read_model", lambda _: headers)
+    assert f"= {chip}," in run("fit", "any/model", "--chip", name, "--memory", "24GB").out
+
+
+@pytest.mark.parametrize(("gpu_cores", "bandwidth"), [(None, 410e9), (40, 546e9)])
+def test_a_mac_is_asked_for_its_gpu_cores(
+    gpu_cores: int | None, bandwidth: float, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = on_paper(HF_7B, 4)
+    variables = {mac.BRAND: "Apple M4 Max"}
+    monkeypatch.setattr("mlx_mistral.checkpoint.hub_headers.read_model", lambda _: headers)
+    monkeypatch.setattr("mlx_mistral.memory.device.on_gpu", lambda: True)
+    monkeypatch.setattr(mac, "is_mac", lambda: True)
+    monkeypatch.setattr(mac, "sysctl", lambda *_: variables)
+    monkeypatch.setattr(mac, "gpu_cores", lambda: gpu_cores)
+    plan = run("fit", "any/model", "--memory", "24GB", "--json").json
+    rate = bandwidth * plan["bandwidth_share"]
+    assert plan["expected_tps"] == pytest.approx(rate / plan["bytes_per_token"])
 
 
 def test_no_speed_is_told_where_nothing_honest_can_be_said(run: Run, tiny: Path) -> None:

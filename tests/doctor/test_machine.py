@@ -60,7 +60,7 @@ def test_a_program_that_is_missing_is_no_failure() -> None:
     assert (measured.ok, measured.value) == (True, machine.NOT_REPORTED)
 
 
-@pytest.mark.parametrize("value", [None, "", True, [1], {"a": 1}, 1.5])
+@pytest.mark.parametrize("value", [None, "", "arm", "macOS", True, [1], {"a": 1}, 1.5])
 def test_values_of_another_kind_are_not_understood(value: object) -> None:
     assert not reported(value, ("echo", "?"), may_be_absent=False).ok
 

@@ -14,7 +14,7 @@ from mlx_mistral.live.events import Event, Piece, Routed
 from mlx_mistral.live.figures import EVERY_SECONDS
 from mlx_mistral.live.watcher import likeliest
 from mlx_mistral.model import Model
-from mlx_mistral.model.experts import SparseMoE
+from mlx_mistral.model.moe import SparseMoE
 from tests.live.live_models import KINDS, asked, ids_of, live, make, of, text_of, tiny, user
 
 BOTH = Watch(probabilities=True, experts=True)

@@ -23,7 +23,7 @@ from mlx_mistral.backend.dispatch import Dispatch, RunExperts, run_one_expert
 
 MIN_TILE_ROWS, MAX_TILE_ROWS = 4, 64
 MAX_PADDING = 8
-"""At most one row in so many is padding."""
+"""At most one row in 8 is padding."""
 DENSE_FROM = 2
 """Routed rows per expert from which a fast BLAS gives all tokens to every expert in less time than
 each token to its own: 0.7x with eight sequences and two of eight experts."""
@@ -89,7 +89,7 @@ class TiledDispatch(Dispatch):
 
 
 class DenseDispatch(Dispatch):
-    """A product is all tokens through one expert; results that nobody chose are dropped."""
+    """A product is all tokens through one expert; results of experts not chosen are dropped."""
 
     is_sorted = True
 

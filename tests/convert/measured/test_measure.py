@@ -117,7 +117,8 @@ def test_an_experts_error_is_taken_on_the_tokens_that_it_works_on(tmp_path: Path
     model = load_model(folder, dtype="float32")
     block = model.layers[0]
     x = model.model.embed_tokens(mx.array(TEXTS))
-    x = x + block.self_attn(block.input_layernorm(x), 0, "causal")
+    rotation = model.model.rotation(0, x.shape[1], x.dtype)
+    x = x + block.self_attn(block.input_layernorm(x), rotation, "causal")
     x = block.post_attention_layernorm(x)
     chosen = np.array(block.block_sparse_moe.route(x)[0]).reshape(-1, 2)
     rows, weight = np.array(x).reshape(chosen.shape[0], -1), block.block_sparse_moe.switch_mlp
