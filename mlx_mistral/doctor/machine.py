@@ -58,8 +58,8 @@ def reported(value: object, command: tuple[str, ...], *, may_be_absent: bool) ->
     Args:
         may_be_absent: whether the source may report something else on this machine.
     """
-    is_of_kind = isinstance(value, str | int) and not isinstance(value, bool)
-    if is_of_kind and value not in ("", *FALLBACKS):
+    is_unknown = isinstance(value, bool) or value in ("", *FALLBACKS)
+    if isinstance(value, str | int) and not is_unknown:
         return Measurement(value=value)
     if may_be_absent or not command_output(*command):
         return Measurement(value=NOT_REPORTED)

@@ -62,7 +62,7 @@ def test_a_mistake_fails_its_checks_by_far_and_no_other(backend: type[Backend]) 
 
 
 class RoundingBackend(Backend):
-    """Operations as a GPU may compute them in bfloat16: sums in float32, intermediate values rounded to bfloat16."""
+    """Operations as a GPU may compute them: sums in float32, other values rounded to bfloat16."""
 
     def attention(self, q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) -> Any:
         shared = q.shape[1] // k.shape[1]
