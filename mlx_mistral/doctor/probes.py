@@ -40,7 +40,7 @@ def all_probes(card: Mapping[str, Any], *, quick: bool) -> list[Probe]:
         setups.append(Setup.here(active_backend(), free_bytes=free_bytes, is_named=True))
     chip = this_chip(gpu_cores=card.get("gpu_cores")) if on_gpu() else None
     probes = [*machine_probes(card), *model_probes(setups[-1], chip)]
-    for setup in setups:
+    for setup in reversed(setups):
         probes += operation_probes(setup)
     if quick:
         return [probe for probe in probes if probe.is_quick]
