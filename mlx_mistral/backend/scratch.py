@@ -24,7 +24,8 @@ CHUNKS_IN_FLIGHT = 8
 CPU_QUERY_CHUNK = 128
 """Queries of a chunk of attention on the CPU backend: its scores fit the processor's cache."""
 CPU_QUERY_CHUNKS_IN_FLIGHT = 10
-"""Such chunks that MLX allocates together: all 4 of 512 tokens, 8 of 1024, up to 10 of more."""
+"""Such chunks without a window that MLX allocates together: all 4 of 512 tokens, 8 of 1024, up to
+10 of more."""
 QUERY_CHUNK = 512
 """The same elsewhere, under a window: few launches, and few keys that a chunk does not see."""
 BAND_MASK_BYTES = 3
@@ -104,7 +105,7 @@ class CPUScratchSizes(ScratchSizes):
         """Return the bytes of scores and masks of one layer: causal attention comes in chunks."""
         rows = min(CPU_QUERY_CHUNK, n_new)
         widest = n_visible if window is None else min(n_visible, window + rows - 1)
-        n_rows = min(CPU_QUERY_CHUNKS_IN_FLIGHT * rows, n_new)
+        n_rows = n_new if window else min(CPU_QUERY_CHUNKS_IN_FLIGHT * rows, n_new)
         ends = range(n_visible, n_visible - n_rows, -rows)
         scores = rows * sum(min(end, widest) for end in ends)
         masks = 0 if window is None or n_visible <= window else BAND_MASK_BYTES * rows * widest

@@ -24,8 +24,8 @@ from .cache import cache_bytes, pair_bytes, ring_bytes, stored_bytes
 HIDDEN_STATES, QUERIES, KEYS_AND_VALUES, FEED_FORWARDS = 9, 6, 3, 3
 """Arrays of a layer's prefill with the shape of hidden states (T, dim), of queries (T, H * D), of
 keys and values (T, 2 * K * D) and of the feed-forward (T, hidden_dim)."""
-EXPERT_ROWS = 4
-"""Arrays (T * k, dim) of a mixture: sorted, multiplied, put back in order, weighted."""
+EXPERT_ROWS = 3
+"""Arrays (T * k, dim) of a mixture: sorted, multiplied by the experts, put back in order."""
 CHAT_PLACES = 2
 """Moments of a conversation that a Chat can go back to; each holds all rings."""
 ID_BYTES, OTHER_BYTES = 4, 4096
@@ -148,4 +148,7 @@ def _decode(
     """Return the bytes of one token's attention and feed-forward, with two steps in flight."""
     seen = max(context if window is None else min(context, window) for window in config.windows)
     attention = scratch.decode_attention(config, seen, b, kv_bits)
+    if kv_bits is not None and config.n_heads * 4 > pair_bytes(config, 1, b):
+        # Scores would be larger than keys and values: these are dequantized.
+        attention += _past(config, None, 1, seen, b, kv_bits)
     return attention + 2 * _feed_forward(config, 1, b, scratch)
