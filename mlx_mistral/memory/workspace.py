@@ -120,8 +120,8 @@ def _past(
 ) -> int:
     """Return the bytes of a layer's keys and values, where attention reads copies of them.
 
-    A ring is put back in order, then joined with the chunk. Quantized ones are dequantized: cut
-    out of their buffer, with scales as wide as activations, and those of the next layer already.
+    A ring is put back in order, then joined with the chunk. A quantized cache is cut out of its
+    buffer and dequantized, for one layer while the next one is allocated.
     """
     n_past = context - n_new if window is None else min(window - 1, context - n_new)
     copies = 0
@@ -130,7 +130,7 @@ def _past(
     if kv_bits is None:
         return copies
     seen = n_past + n_new
-    return copies + pair_bytes(config, seen, b) + 3 * stored_bytes(config, seen, b, kv_bits)
+    return copies + 2 * (pair_bytes(config, seen, b) + stored_bytes(config, seen, b, kv_bits))
 
 
 def _feed_forward(config: ModelConfig, n_new: int, b: int, scratch: ScratchSizes) -> int:
