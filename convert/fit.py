@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.checkpoint.dtype import dtype_name, resolve_dtype
 from mlx_mistral.checkpoint.parameters import Parameter
 from mlx_mistral.checkpoint.reader import Checkpoint
@@ -91,6 +92,7 @@ class Room:
             "weights_bytes": sum(held.values()),
             "loading_bytes": max(cast, joining_bytes(held)),
             "activation_bytes": self.activation_bytes,
+            "scratch": active_backend().scratch,
         }
 
 

@@ -41,9 +41,9 @@ def attention_mask(
 
 def visible(queries: mx.array, keys: mx.array, window: int | None) -> mx.array:
     """Shapes: query columns (T,), key columns (S,) -> (T, S) booleans."""
-    distance = queries[:, None] - keys[None, :]
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
+    rows, columns = queries[:, None], keys[None, :]
+    seen = columns <= rows
+    return seen if window is None else seen & (columns > rows - window)
 
 
 def padded_mask(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from mlx_mistral.backend.scratch import METAL
 from mlx_mistral.checkpoint import resolve
 from mlx_mistral.checkpoint.catalog import ALIASES
 from mlx_mistral.cli.known_models import KnownModels
@@ -38,7 +39,7 @@ def on(monkeypatch: pytest.MonkeyPatch, chip: str, budget_gb: float, free_gb: fl
     machine = Machine(
         budget_bytes=int(budget_gb * 1e9), source="test", free_bytes=int(free_gb * 1e9)
     )
-    device = Device(dtype="bfloat16", on_gpu=True, machine=machine, chip=find_chip(chip))
+    device = Device(dtype="bfloat16", scratch=METAL, machine=machine, chip=find_chip(chip))
     monkeypatch.setattr(Device, "here", lambda: device)
 
 

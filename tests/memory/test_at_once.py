@@ -12,6 +12,8 @@ import pytest
 from mlx_mistral import batch_generate
 from mlx_mistral.errors import MemoryBudgetError
 from mlx_mistral.generation import BatchGenerator
+from mlx_mistral.memory.batch import Extent, batch_bytes
+from mlx_mistral.memory.pass_needs import scratch_of
 from mlx_mistral.model import Model
 from tests.memory.test_plan import scaled_config
 from tests.tiny import random_ids, tiny_model
@@ -65,7 +67,9 @@ def test_fewer_run_at_once_and_say_the_same(model: Model, same: bool, kv_bits: i
 
 def test_many_rows_of_a_large_vocabulary_are_counted() -> None:
     model = tiny_model(scaled_config(vocab_size=20000, dim=32))
-    for spare_bytes in (10_000_000, 16_000_000, 24_000_000):
+    texts = [Extent(250, 262)] * N_TEXTS
+    enough = batch_bytes(model.config, texts, model.dtype.size, scratch=scratch_of(model))
+    for spare_bytes in (enough * 2 // 5, enough * 2 // 3, enough):
         _, told, over = drawn(model, spare_bytes)
         assert over <= 0
     assert told == []

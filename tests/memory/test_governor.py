@@ -15,10 +15,13 @@ import mlx.core as mx
 import pytest
 
 from mlx_mistral import Chat, stream_generate
+from mlx_mistral.config.quantization import KV_BITS
 from mlx_mistral.errors import MemoryBudgetError, MlxMistralError
 from mlx_mistral.generation.speculate import Counts, NgramDrafter
 from mlx_mistral.generation.speculate.length import LENGTHS, DraftLength
 from mlx_mistral.memory.governor import Governor
+from mlx_mistral.memory.pass_needs import SMALLEST_CHUNK, PassNeeds
+from mlx_mistral.memory.workspace import ID_BYTES, OTHER_BYTES
 from mlx_mistral.model import Model
 from tests.memory.test_plan import scaled_config
 from tests.tiny import MOE, LetterTokenizer, random_ids, tiny_model
@@ -33,6 +36,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mixtral": MOE,
 }
 """The windows wrap in the prompt, and in the reply."""
+CACHES: dict[str, Any] = {"n_layers": 8, "n_kv_heads": 8}
+"""So many keys and values that they soon need more than the prefill of a short prompt."""
 
 
 def set_budget(model: Model, spare_bytes: int) -> None:
@@ -42,6 +47,23 @@ def set_budget(model: Model, spare_bytes: int) -> None:
     mx.clear_cache()
     model.budget_bytes = mx.get_active_memory() + spare_bytes
     mx.reset_peak_memory()
+
+
+def spare_for(model: Model, prompt: int) -> tuple[int, int]:
+    """Return a budget beside the weights that a prompt fits, and the tokens that outgrow it.
+
+    Both hold once every step has been taken, with caches of 4 bits: the budget is a byte too small
+    for the first buffers that need more than the prompt.
+    """
+    needs, bits = PassNeeds(model=model), min(KV_BITS)
+
+    def needed(n_new: int, end: int) -> int:
+        caches = needs.held(end, bits) + needs.copied(end, bits, n_copies=1)
+        return caches + needs.workspace(n_new, end, bits)
+
+    enough = needed(SMALLEST_CHUNK, prompt) + prompt * ID_BYTES + OTHER_BYTES
+    end = next(n for n in range(256, 1 << 20, 256) if needed(1, n + 1) > enough and n > prompt)
+    return needed(1, end + 1) - 1, end
 
 
 class Run:
@@ -95,16 +117,17 @@ def test_the_peak_stays_inside_and_steps_come_in_their_order(shape: str, spare_b
     assert len(run.ids) == REPLY or run.steps[-1] == ORDER[-1]
 
 
-def test_every_step_is_taken_and_the_text_goes_on_from_what_is_left(full: Model) -> None:
-    run = Run(full, 1_190_000, prompt=250, reply=300)
+def test_every_step_is_taken_and_the_text_goes_on_from_what_is_left() -> None:
+    model, prompt = tiny_model(scaled_config(**CACHES)), 100
+    spare_bytes, end = spare_for(model, prompt)
+    run = Run(model, spare_bytes, prompt=prompt, reply=2 * end)
     assert run.over <= 0
     assert run.steps == list(ORDER)
     assert run.reason == "length"
-    assert 1 <= len(run.ids) < 300
     assert {one.kv_bits for one in run.cache} == {4}
-    assert {one.offset for one in run.cache} == {250 + len(run.ids) - 1}
-    full.budget_bytes = None
-    more = stream_generate(full, None, [run.ids[-1]], max_tokens=3, prompt_cache=run.cache)
+    assert {one.offset for one in run.cache} == {end} == {prompt + len(run.ids) - 1}
+    model.budget_bytes = None
+    more = stream_generate(model, None, [run.ids[-1]], max_tokens=3, prompt_cache=run.cache)
     assert len(list(more)) == 3
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlx_mistral.backend.scratch import METAL
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.config.sizes import parse_size
 from mlx_mistral.errors import MemoryBudgetError
@@ -94,7 +95,7 @@ def test_an_absurd_size_is_one_line(text: str | int) -> None:
 
 
 def needs(bits: int | None) -> ModelNeeds:
-    return ModelNeeds.of(on_paper(HF_7B, bits), dtype="bfloat16", on_gpu=True)
+    return ModelNeeds.of(on_paper(HF_7B, bits), dtype="bfloat16", scratch=METAL)
 
 
 def test_what_cannot_fit_is_refused_with_the_plan_and_what_would() -> None:

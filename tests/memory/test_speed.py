@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mlx_mistral.backend.scratch import CPU, METAL, UNFUSED, ScratchSizes
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.memory import ModelNeeds, find_chip
 from mlx_mistral.memory.speed import FASTEST_TPS, cache_read
@@ -14,7 +15,7 @@ from tests.tiny import FAMILIES, tiny_config
 
 
 def needs(config: dict[str, Any], bits: int | None, group_size: int = 64) -> ModelNeeds:
-    return ModelNeeds.of(on_paper(config, bits, group_size), dtype="bfloat16", on_gpu=True)
+    return ModelNeeds.of(on_paper(config, bits, group_size), dtype="bfloat16", scratch=METAL)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,8 @@ def test_it_is_within_a_quarter_of_published_runs_of_other_models(
 def test_a_configuration_tells_of_a_plain_model_what_its_headers_tell(
     config: dict[str, Any], dtype: str
 ) -> None:
-    by_headers = ModelNeeds.of(on_paper(config, None), dtype=dtype, on_gpu=True)
-    by_config = ModelNeeds.of_unquantized(ModelConfig.from_hf(config), dtype=dtype, on_gpu=True)
+    by_headers = ModelNeeds.of(on_paper(config, None), dtype=dtype, scratch=METAL)
+    by_config = ModelNeeds.of_unquantized(ModelConfig.from_hf(config), dtype=dtype, scratch=METAL)
     assert by_config.weights_bytes == by_headers.weights_bytes
     assert by_config.read_bytes == by_headers.read_bytes
     assert [n for n, _ in by_config.uniform_bytes] == [n for n, _ in by_headers.uniform_bytes]
@@ -82,7 +83,7 @@ def test_speed_is_bandwidth_by_bytes_and_falls_with_the_depth() -> None:
 
 
 def test_nothing_is_said_of_models_that_memory_does_not_bind_nor_without_a_chip() -> None:
-    tiny = ModelNeeds.of_unquantized(tiny_config(), dtype="bfloat16", on_gpu=True)
+    tiny = ModelNeeds.of_unquantized(tiny_config(), dtype="bfloat16", scratch=METAL)
     assert tiny.speed(find_chip("M1"), 0) is None
     assert needs(HF_7B, 4).speed(None, 0) is None
     fast = needs(HF_7B, 2).speed(find_chip("M5 Ultra"), 0)
@@ -100,20 +101,22 @@ def test_advised_bits_fit_and_more_do_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "on_gpu", "bits", "expected"),
+    ("dtype", "scratch", "bits", "expected"),
     [
-        ("bfloat16", False, None, True),
-        ("bfloat16", True, None, False),
-        ("float32", False, None, False),
-        ("bfloat16", False, 4, False),
+        ("bfloat16", CPU, None, True),
+        ("bfloat16", METAL, None, False),
+        ("bfloat16", UNFUSED, None, False),
+        ("float32", CPU, None, False),
+        ("bfloat16", CPU, 4, False),
     ],
 )
-def test_plain_experts_are_widened_on_the_cpu_alone(
-    dtype: str, on_gpu: bool, bits: int | None, expected: bool
+def test_plain_experts_are_widened_by_the_cpu_backend_alone(
+    dtype: str, scratch: ScratchSizes, bits: int | None, expected: bool
 ) -> None:
     headers = on_paper(HF_8X7B, bits)
-    model = ModelNeeds.of(headers, dtype=dtype, on_gpu=on_gpu)
-    assert model.gathers_float32 == expected
+    plans = [ModelNeeds.of(headers, dtype=dtype, scratch=scratch)]
     if bits is None:
-        by_config = ModelNeeds.of_unquantized(headers.config, dtype=dtype, on_gpu=on_gpu)
-        assert by_config.gathers_float32 == expected
+        plans.append(ModelNeeds.of_unquantized(headers.config, dtype=dtype, scratch=scratch))
+    for plan in plans:
+        widened = plan.scratch.widened_experts(plan.config, plan.activation_bytes)
+        assert widened == (3 * 4 * 8 * 4096 * 14336 if expected else 0)
