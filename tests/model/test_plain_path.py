@@ -47,15 +47,21 @@ def prompts(draw: st.DrawFn) -> tuple[int, int]:
 def decoded(
     model: Model, cache: Sequence[KVCache], prompt: Sequence[int], chunk: int, max_tokens: int
 ) -> list[Step]:
-    steps = generate_ids(
+    """Return greedy steps, and assert that no chunk of the prompt is longer than asked."""
+    ends: list[int] = []
+    generated = generate_ids(
         model,
         prompt,
         cache=cache,
         sampling=Sampling(),
         max_tokens=max_tokens,
         prefill_step_size=chunk,
+        progress=lambda n_prefilled, _: ends.append(n_prefilled),
     )
-    return list(steps)
+    steps = list(generated)
+    assert ends[-1] == len(prompt)
+    assert max(np.diff(ends)) <= chunk
+    return steps
 
 
 def check_turns(
