@@ -15,6 +15,9 @@ from mlx_mistral import load, stream_generate, tuning
 RECIPE = ("--recipe", "mixed_3_6", "--group-size", "32")
 """v_proj of the last layer in 6 bits, its q_proj and k_proj in 3: they have no common form."""
 MAX_TOKENS = 4
+TOLERANCE = 5e-3
+"""Of logits up to 18. Scores of the random model reach 90 before softmax, which magnifies rounding
+of 4e-6 a hundredfold."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,7 @@ def check_prompts_around_chunks(run: Run, folder: Path, *, chunk: int) -> None:
         tokens = [response.token for response in responses]
         logits = np.stack([np.array(response.step.logits) for response in responses])
         full_pass = model(mx.array([[*prompt, *tokens[:-1]]]))[0, length - 1 :]
-        np.testing.assert_allclose(logits, np.array(full_pass), atol=1e-4)
+        np.testing.assert_allclose(logits, np.array(full_pass), atol=TOLERANCE)
         assert tokens == logits.argmax(axis=1).tolist()
         if text:
             ended = run(
