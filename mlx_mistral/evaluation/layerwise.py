@@ -102,7 +102,7 @@ class LayerWalk:
 
     def look_up(self, tokens: mx.array) -> mx.array:
         """The same inside `embedding`."""
-        out = self._model.model.embed(tokens)
+        out = self._model.model.embed(tokens).astype(self.dtype)
         mx.eval(out)
         return out
 

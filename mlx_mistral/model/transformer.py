@@ -138,7 +138,8 @@ class Decoder(nn.Module):
         scaling = self._config.query_scaling
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
-        x = self.embed(tokens)
+        # MLX dequantizes embeddings in formats such as mxfp4 to bfloat16, whatever the model has.
+        x = self.embed(tokens).astype(self.norm.weight.dtype)
         rotation = self.rotation(position, n_new, x.dtype)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, layer_cache in zip(
