@@ -44,6 +44,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "ministral": {"_sliding_window": [None, 300]},
     "mixtral": MOE,
     "mixtral, windowed": {**MOE, "sliding_window": 300},
+    "expert rows": {
+        "moe": {"num_experts": 8, "num_experts_per_tok": 6},
+        "dim": 256,
+        "hidden_dim": 16,
+        "head_dim": 8,
+        "n_heads": 1,
+        "n_kv_heads": 1,
+    },
     "ministral3": FAMILIES["ministral3"],
     "devstral2": FAMILIES["devstral2"],
 }
