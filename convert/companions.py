@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 from mlx_mistral.checkpoint.hub_cache import BESIDE_WEIGHTS
 from mlx_mistral.errors import ConversionError
+from mlx_mistral.files.disk import ignores_case
 from mlx_mistral.files.untrusted import open_regular
 
 LARGEST_BYTES = 256 << 20
@@ -23,7 +25,6 @@ def companions(source: Path) -> list[Path]:
         for path in sorted(source.iterdir())
         if path.is_file() and any(fnmatch(path.name, one) for one in (*BESIDE_WEIGHTS, *_ALSO))
     ]
-    _check_names([path.name for path in files])
     for path in files:
         if not _belongs(path, source):
             raise ConversionError(
@@ -38,15 +39,17 @@ def companions(source: Path) -> list[Path]:
     return files
 
 
-def _check_names(names: list[str]) -> None:
-    """Raises: ConversionError: a Mac's disk would keep only one of two names."""
+def check_names(files: Sequence[Path], folder: Path) -> None:
+    """Raises: ConversionError: the folder's disk ignores case, and would keep one of two files."""
+    if not ignores_case(folder):
+        return
     by_folded: dict[str, str] = {}
-    for name in names:
+    for name in (path.name for path in files):
         other = by_folded.setdefault(name.casefold(), name)
         if other != name:
             raise ConversionError(
-                f"{other} and {name} differ only in upper and lower case, which a Mac's disk "
-                "ignores; remove or rename one of them"
+                f"{other} and {name} differ only in upper and lower case, which the disk of "
+                f"{folder} ignores; remove or rename one of them"
             )
 
 

@@ -79,6 +79,7 @@ def convert_checkpoint(
             # Again: a replacement that was stopped half-way has been undone just now.
             check_dest(folder, place, overwrite=overwrite)
             check_room(workspace, shards, beside)
+            companions.check_names(beside, workspace.folder)
             write_shards(checkpoint, plan, shards, workspace, progress)
             if _fingerprint(checkpoint, plan, shards) != fingerprint:
                 raise ConversionError(

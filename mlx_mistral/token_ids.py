@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView, Mapping, Set, ValuesView
 from typing import SupportsIndex
 
 from mlx_mistral.errors import TokenizerError
@@ -12,8 +12,8 @@ TokenIds = Iterable[SupportsIndex]
 """A list, tuple or range, an `array.array`, a 1-D NumPy or MLX array; mixed types in a list."""
 
 _SHOWN = 40
-_UNORDERED = (dict, set, frozenset)
-_TEXT = (str, bytes, bytearray)
+_UNORDERED = (Mapping, Set, KeysView, ValuesView)
+_TEXT = (str, bytes, bytearray, memoryview)
 
 
 def plain_ids(token_ids: TokenIds, what: str = "the prompt") -> list[int]:
@@ -34,6 +34,12 @@ def plain_ids(token_ids: TokenIds, what: str = "the prompt") -> list[int]:
     to_list = getattr(token_ids, "tolist", None)
     values: Iterable[SupportsIndex] = token_ids if to_list is None else to_list()
     return [_plain_id(value, position, what) for position, value in enumerate(values)]
+
+
+def shown_id(token_id: int) -> str:
+    """Return an id for a message; Python refuses to print integers of thousands of digits."""
+    n_bits = token_id.bit_length()
+    return str(token_id) if n_bits <= 64 else f"of {n_bits} bits"
 
 
 def _plain_id(value: SupportsIndex, position: int, what: str) -> int:

@@ -16,7 +16,8 @@ os.environ.setdefault("MLX_MISTRAL_BACKEND", "mlx")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # MLX keeps the kernels that it builds for compiled functions in the temporary folder, and a
     # process may load a kernel that another process is still writing.
-    kernels = Path(tempfile.gettempdir()) / f"mlx-kernels-{os.environ['PYTEST_XDIST_WORKER']}"
+    worker = f"mlx-kernels-{os.getuid()}-{os.environ['PYTEST_XDIST_WORKER']}"
+    kernels = Path(tempfile.gettempdir()) / worker
     kernels.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = str(kernels)
 

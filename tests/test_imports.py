@@ -238,3 +238,12 @@ def test_a_reply_loads_no_room_or_library_that_it_does_not_use() -> None:
 def test_the_window_loads_no_mlx() -> None:
     statement = "import sys, mlx_mistral.tui.window; sys.exit('mlx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", statement], check=False).returncode == 0
+
+
+def test_the_backend_alone_asks_mlx_for_its_device() -> None:
+    for path in modules():
+        if dotted(path).startswith("mlx_mistral.backend"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        for question in ("mx.cpu", "mx.gpu", "default_device"):
+            assert question not in text, f"{dotted(path)} has {question}; ask backend/device.py"

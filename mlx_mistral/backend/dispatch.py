@@ -7,22 +7,44 @@ of the same shape and round alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
 
-RunExperts = Callable[[mx.array, mx.array, bool], mx.array]
-"""Rows (..., R, dim) through the experts (...) -> (..., R, dim); the flag: experts are sorted."""
+
+class RunExperts(Protocol):
+    """Three products of experts with SwiGLU between them.
+
+    Args:
+        x: rows (..., R, dim).
+        expert_ids: the expert of each product (...).
+        is_sorted: products of one expert follow each other.
+        rows: where the ids of the products' rows are known: of x, and of what the first products
+            return. MLX computes such a list for each product where it is not given.
+    Shapes: -> (..., R, dim).
+    """
+
+    def __call__(
+        self, x: mx.array, expert_ids: mx.array, is_sorted: bool, rows: RowIds | None = None
+    ) -> mx.array: ...
+
+
+class RowIds(NamedTuple):
+    """The row that each product reads. Shapes: those of the expert ids."""
+
+    inputs: mx.array
+    hidden: mx.array
+
 
 SORT_FROM = 4
-"""Routed rows per expert from which rows are sorted by expert, so that each matrix is read once.
-
-MLX's Metal kernels read sorted rows together from 16 rows and 4 rows per expert on. Source: mlx,
-metal/quantized.cpp, GatherQMM::eval_gpu."""
+"""Routed rows per expert from which rows are sorted by expert, so that each matrix is read once."""
 MIN_SORTED_ROWS = 16
-"""The smallest sorted product of one expert; fewer rows would select another Metal kernel, whose
-sums round differently. Source: the same condition."""
+"""The smallest sorted product on Metal. Its kernel of quantized matrices reads sorted rows together
+from 16 rows and 4 rows per expert on; fewer would select another kernel, whose sums round
+differently. Source: mlx 0.32.2, metal/quantized.cpp, GatherQMM::eval_gpu; GatherMM::eval_gpu takes
+one kernel for any number of sorted rows."""
 
 
 class Dispatch:
@@ -38,7 +60,8 @@ class Dispatch:
 
     def run(self, x: mx.array, expert_ids: mx.array, experts: RunExperts) -> mx.array:
         """Shapes: (B, T, dim), (B, T, k) -> (B, T, k, dim), one result per expert."""
-        return experts(x[..., None, None, :], expert_ids, False).squeeze(-2)
+        rows = _row_ids(*expert_ids.shape) if x.shape[1] == 1 else None
+        return experts(x[..., None, None, :], expert_ids, False, rows).squeeze(-2)
 
     def run_expert(self, x: mx.array, token_rows: np.ndarray, expert: RunExperts) -> mx.array:
         """Return one expert's results for some tokens.
@@ -57,6 +80,10 @@ class SortedDispatch(Dispatch):
 
     is_sorted = True
 
+    def __init__(self, min_rows: int = MIN_SORTED_ROWS) -> None:
+        """min_rows: of one expert's product; fewer are padded."""
+        self._min_rows = min_rows
+
     def run(self, x: mx.array, expert_ids: mx.array, experts: RunExperts) -> mx.array:
         top_k = expert_ids.shape[-1]
         flat_ids = expert_ids.flatten()
@@ -67,8 +94,15 @@ class SortedDispatch(Dispatch):
 
     def run_expert(self, x: mx.array, token_rows: np.ndarray, expert: RunExperts) -> mx.array:
         n = len(token_rows)
-        padded = np.resize(token_rows, max(n, MIN_SORTED_ROWS))
+        padded = np.resize(token_rows, max(n, self._min_rows))
         return run_one_expert(x[mx.array(padded)][:, None], expert, True)[:n]
+
+
+@lru_cache(maxsize=64)
+def _row_ids(batch: int, n_tokens: int, top_k: int) -> RowIds:
+    """Return the rows of decoding steps. Shapes: (B, T, k) each."""
+    hidden = np.arange(batch * n_tokens * top_k, dtype=np.uint32).reshape(batch, n_tokens, top_k)
+    return RowIds(inputs=mx.array(hidden // top_k), hidden=mx.array(hidden))
 
 
 def run_one_expert(rows: mx.array, expert: RunExperts, is_sorted: bool) -> mx.array:

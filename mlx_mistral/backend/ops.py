@@ -16,7 +16,7 @@ from mlx_mistral.cache.mask import Band, Mask
 
 from .chunked_attention import chunked_attention
 from .device import device_kind
-from .dispatch import SORT_FROM, Dispatch, SortedDispatch
+from .dispatch import MIN_SORTED_ROWS, SORT_FROM, Dispatch, SortedDispatch
 from .pipelining import METAL, PipelineLimits
 from .scratch import QUERY_CHUNK, ScratchSizes, scratch_sizes
 
@@ -130,17 +130,26 @@ class Backend:
 
     def dispatch(self, n_routed: int, num_experts: int, *, is_quantized: bool) -> Dispatch:
         """Return how n routed rows (tokens x top-k) are grouped into products."""
-        return SortedDispatch() if n_routed >= SORT_FROM * num_experts else Dispatch()
+        is_sorted = n_routed >= max(SORT_FROM * num_experts, MIN_SORTED_ROWS)
+        return SortedDispatch() if is_sorted else Dispatch()
 
     def expert_matmul(
-        self, x: mx.array, weight: mx.array, expert_ids: mx.array, *, is_sorted: bool
+        self,
+        x: mx.array,
+        weight: mx.array,
+        expert_ids: mx.array,
+        *,
+        is_sorted: bool,
+        row_ids: mx.array | None = None,
     ) -> mx.array:
         """Multiply rows by the matrix of an expert each.
 
+        Args:
+            row_ids: the rows of x that each product reads; None: MLX computes the list.
         Shapes: x (..., R, in), weight (E, out, in), expert_ids (...) -> (..., R, out).
         """
         return mx.gather_mm(
-            x, weight.swapaxes(-1, -2), rhs_indices=expert_ids, sorted_indices=is_sorted
+            x, weight.swapaxes(-1, -2), row_ids, rhs_indices=expert_ids, sorted_indices=is_sorted
         )
 
     def quantized_expert_matmul(
@@ -155,6 +164,7 @@ class Backend:
         bits: int | None,
         mode: str,
         is_sorted: bool,
+        row_ids: mx.array | None = None,
     ) -> mx.array:
         """The same with quantized matrices."""
         return mx.gather_qmm(
@@ -162,6 +172,7 @@ class Backend:
             weight,
             scales,
             biases,
+            row_ids,
             rhs_indices=expert_ids,
             transpose=True,
             group_size=group_size,

@@ -39,7 +39,7 @@ STEPS_IN_FLIGHT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchSizes:
-    """What plain MLX operations allocate beside inputs and outputs where no kernel is fused.
+    """Bytes that plain MLX operations allocate besides inputs and outputs, without fused kernels.
 
     MLX's CPU device, on which it is measured, and CUDA.
     """
@@ -183,7 +183,8 @@ class MetalScratchSizes(ScratchSizes):
         a plan does not rely on that.
         Source: mlx, transforms.cpp, MAX_ACTIVE_TASKS; metal/device.cpp, needs_commit.
         """
-        operands = METAL_LIMITS.min_step_elements(0) * item_bytes + layer_bytes
+        elements = METAL_LIMITS.min_commits * METAL_LIMITS.max_buffer_elements
+        operands = elements * item_bytes + layer_bytes
         most = max(operands, MIN_LAYERS_IN_FLIGHT * layer_bytes)
         return min(most, config.n_layers * layer_bytes)
 

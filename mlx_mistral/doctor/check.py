@@ -49,7 +49,11 @@ class Measurement:
 
 def worst(measured: Sequence[Measurement]) -> Measurement:
     """Return the error that is nearest to its limit or furthest above it."""
-    return max(measured, key=lambda error: float(error.value or 0) / float(error.limit or 1))
+
+    def rank(error: Measurement) -> tuple[bool, float]:
+        return not error.ok, float(error.value or 0) / float(error.limit or 1)
+
+    return max(measured, key=rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +141,7 @@ def run_probe(probe: Probe) -> Check:
 
 
 def _skipped(probe: Probe, seconds: float) -> Check:
-    advice = f"not run: the checks before it took {seconds:g} s; close other programs, run again"
+    advice = f"not run: {seconds:.0f} s were over before it; close other programs, run again"
     return Check(name=probe.name, ok=True, value=SKIPPED, limit=None, advice=advice)
 
 

@@ -152,16 +152,16 @@ def random_stack(setup: Setup, n_outputs: int, n_inputs: int) -> mx.array:
 
 def plain_experts(setup: Setup, stack: mx.array) -> RunExperts:
     """Return a function that multiplies rows by the matrices of experts."""
-    return lambda rows, ids, is_sorted: setup.backend.expert_matmul(
-        rows, stack, ids, is_sorted=is_sorted
+    return lambda x, ids, is_sorted, rows=None: setup.backend.expert_matmul(
+        x, stack, ids, is_sorted=is_sorted, row_ids=rows and rows.inputs
     )
 
 
 def quantized_experts(setup: Setup, matrix: QuantizedMatrix) -> RunExperts:
     """Return a function that multiplies rows by the quantized matrices of experts."""
     params = matrix.params
-    return lambda rows, ids, is_sorted: setup.backend.quantized_expert_matmul(
-        rows,
+    return lambda x, ids, is_sorted, rows=None: setup.backend.quantized_expert_matmul(
+        x,
         matrix.words,
         matrix.scales,
         matrix.biases,
@@ -170,6 +170,7 @@ def quantized_experts(setup: Setup, matrix: QuantizedMatrix) -> RunExperts:
         bits=params.bits,
         mode=params.mode,
         is_sorted=is_sorted,
+        row_ids=rows and rows.inputs,
     )
 
 

@@ -61,10 +61,10 @@ class Setup:
 
     def n_experts(self, expert_bytes: int) -> int:
         """Return how many experts of so many bytes fit in a quarter of the free memory, 2 to 8."""
-        room = MAX_STACK_BYTES if self.is_fast else SLOW_STACK_BYTES
+        limit = MAX_STACK_BYTES if self.is_fast else SLOW_STACK_BYTES
         if self.free_bytes is not None:
-            room = min(room, self.free_bytes // 4)
-        return max(2, min(N_EXPERTS, room // expert_bytes))
+            limit = min(limit, self.free_bytes // 4)
+        return max(2, min(N_EXPERTS, limit // expert_bytes))
 
 
 def token_count(n: int) -> str:

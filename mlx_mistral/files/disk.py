@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sys
+from pathlib import Path
 
 MAX_CALL_BYTES = 1 << 30
 """Most bytes of one system call: macOS fails with EINVAL above INT_MAX, Linux stops before it.
@@ -70,3 +71,9 @@ def flush_folder(descriptor: int) -> None:
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
+
+
+def ignores_case(folder: Path) -> bool:
+    """Return whether a folder's disk takes two spellings of a name for one, as APFS does."""
+    other = folder.with_name(folder.name.swapcase())
+    return other.name != folder.name and other.exists() and other.samefile(folder)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlx_mistral.cache import KVCache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError, MlxMistralError
-from mlx_mistral.token_ids import TokenIds, plain_ids
+from mlx_mistral.token_ids import TokenIds, plain_ids, shown_id
 
 
 def check_prompt(prompt: TokenIds, config: ModelConfig) -> list[int]:
@@ -23,8 +23,8 @@ def check_prompt(prompt: TokenIds, config: ModelConfig) -> list[int]:
     for place, token in enumerate(ids):
         if not 0 <= token < config.vocab_size:
             raise MlxMistralError(
-                f"token {place} of the prompt has id {token}, outside the model's vocabulary of "
-                f"{config.vocab_size}; the tokenizer does not belong to this model"
+                f"token {place} of the prompt has id {shown_id(token)}, outside the model's "
+                f"vocabulary of {config.vocab_size}; the tokenizer does not belong to this model"
             )
     return ids
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_mistral.backend.select import active_backend
@@ -46,27 +47,29 @@ class NextToken:
         )
 
     @cached_property
-    def _weight_elements(self) -> tuple[int, int]:
-        """Elements of all weights, and of the largest."""
-        weights: dict[str, mx.array] = dict(tree_flatten(self._model.parameters()))
-        sizes = [array.size for array in weights.values()]
-        return sum(sizes), max(sizes)
+    def _layer_operations(self) -> list[list[int]]:
+        """Elements of the weights that each operation of a layer reads, attention's first."""
+        return [_operations(layer) for layer in self._model.layers]
+
+    @cached_property
+    def _is_large(self) -> bool:
+        """Whether the weights alone make a step long enough."""
+        limits = active_backend().pipelining
+        operations = [size for layer in self._layer_operations for size in layer]
+        return limits is None or limits.commits(operations) >= limits.min_commits
 
     @property
     def may_overlap(self) -> bool:
         """Whether a step may be submitted before the one before it is done."""
         limits = active_backend().pipelining
-        if limits is None:
-            return True
-        n_elements, largest = self._weight_elements
-        if n_elements >= limits.min_step_elements(largest):
+        if limits is None or self._is_large:
             return True  # most models: the caches need not be added up for each token
-        buffers = [buffer for cache in self._cache for buffer in cache.state]
-        return limits.can_overlap(
-            n_elements=n_elements + sum(buffer.size for buffer in buffers),
-            largest=largest,
-            cache_bytes=sum(buffer.nbytes for buffer in buffers),
-        )
+        operations = []
+        for (projections, *others), cache in zip(self._layer_operations, self._cache, strict=True):
+            stored = sum(buffer.size for buffer in cache.state)
+            operations += [projections, stored, *others]
+        cache_bytes = sum(cache.nbytes for cache in self._cache)
+        return limits.can_overlap(operations, cache_bytes=cache_bytes)
 
     def __call__(self, tokens: mx.array) -> tuple[mx.array, mx.array]:
         """Builds the step, without computing it. The caches then hold the given tokens.
@@ -79,6 +82,21 @@ class NextToken:
             return logits, drawn
         logits = self._model(tokens[:, None], self._cache)[:, -1]
         return logits, draw(self._sampler, logits)
+
+
+def _operations(layer: nn.Module) -> list[int]:
+    """Elements of the weights of each product, where products of one input count as one."""
+    parameters: dict[str, mx.array] = dict(tree_flatten(layer.parameters()))
+    sizes: dict[str, int] = {}
+    for name, array in parameters.items():
+        product = ".".join(name.split(".")[:-1])
+        for joined in ("k_proj", "v_proj"):
+            product = product.replace(joined, "q_proj")
+        if "switch_mlp" not in product:
+            product = product.replace("up_proj", "gate_proj")
+        sizes[product] = sizes.get(product, 0) + array.size
+    attention = [size for product, size in sizes.items() if product.endswith("q_proj")]
+    return attention + [size for product, size in sizes.items() if not product.endswith("q_proj")]
 
 
 def _next_of(model: Model, sampler: Draws) -> Compute:

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_mistral.backend.dispatch import Dispatch
+from mlx_mistral.backend.dispatch import Dispatch, RowIds
 from mlx_mistral.backend.select import active_backend
 from mlx_mistral.config import ModelConfig
 
@@ -72,11 +72,14 @@ class Experts(nn.Module):
         is_quantized = not isinstance(self.gate_proj, ExpertLinear)
         return active_backend().dispatch(n_routed, self._num_experts, is_quantized=is_quantized)
 
-    def run(self, x: mx.array, expert_ids: mx.array, is_sorted: bool) -> mx.array:
+    def run(
+        self, x: mx.array, expert_ids: mx.array, is_sorted: bool, rows: RowIds | None = None
+    ) -> mx.array:
         """Shapes: rows (..., R, dim), expert ids (...) -> (..., R, dim)."""
-        gate = self.gate_proj(x, expert_ids, is_sorted)
-        up = self.up_proj(x, expert_ids, is_sorted)
-        return self.down_proj(swiglu(gate, up), expert_ids, is_sorted)
+        inputs, hidden = rows or (None, None)
+        gate = self.gate_proj(x, expert_ids, is_sorted, inputs)
+        up = self.up_proj(x, expert_ids, is_sorted, inputs)
+        return self.down_proj(swiglu(gate, up), expert_ids, is_sorted, hidden)
 
 
 class ExpertLinear(nn.Module):
@@ -88,9 +91,17 @@ class ExpertLinear(nn.Module):
         shape = (num_experts, output_dims, input_dims)
         self.weight = mx.random.uniform(low=-bound, high=bound, shape=shape)
 
-    def __call__(self, x: mx.array, expert_ids: mx.array, is_sorted: bool = False) -> mx.array:
+    def __call__(
+        self,
+        x: mx.array,
+        expert_ids: mx.array,
+        is_sorted: bool = False,
+        row_ids: mx.array | None = None,
+    ) -> mx.array:
         """Shapes: (..., R, in), (...) -> (..., R, out)."""
-        return active_backend().expert_matmul(x, self.weight, expert_ids, is_sorted=is_sorted)
+        return active_backend().expert_matmul(
+            x, self.weight, expert_ids, is_sorted=is_sorted, row_ids=row_ids
+        )
 
     def to_quantized(
         self,
@@ -118,7 +129,13 @@ class QuantizedExpertLinear(nn.Module):
         self.biases = biases[0] if biases else None
         self.freeze()
 
-    def __call__(self, x: mx.array, expert_ids: mx.array, is_sorted: bool = False) -> mx.array:
+    def __call__(
+        self,
+        x: mx.array,
+        expert_ids: mx.array,
+        is_sorted: bool = False,
+        row_ids: mx.array | None = None,
+    ) -> mx.array:
         """Shapes: (..., R, in), (...) -> (..., R, out)."""
         return active_backend().quantized_expert_matmul(
             x,
@@ -130,4 +147,5 @@ class QuantizedExpertLinear(nn.Module):
             bits=self.bits,
             mode=self.mode,
             is_sorted=is_sorted,
+            row_ids=row_ids,
         )

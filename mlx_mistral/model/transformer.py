@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_mistral.backend.ops import Rotation
+from mlx_mistral.backend.select import active_backend
 from mlx_mistral.cache import KVCache, Mask, SharedPrefixes, attention_mask, make_cache
 from mlx_mistral.config import ModelConfig
 from mlx_mistral.errors import ContextError
@@ -37,6 +38,7 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        active_backend()  # chosen by the device in use when the first model is made
         self._config = config
         self.model = Decoder(config)
         if not config.tied_embeddings:
@@ -138,8 +140,7 @@ class Decoder(nn.Module):
         scaling = self._config.query_scaling
         scale = query_scale(scaling, position, n_new) if scaling else None
         masks = self._masks(n_new, cache)
-        # MLX dequantizes embeddings in formats such as mxfp4 to bfloat16, whatever the model has.
-        x = self.embed(tokens).astype(self.norm.weight.dtype)
+        x = self.embed(tokens)
         rotation = self.rotation(position, n_new, x.dtype)
         caches: Sequence[KVCache | None] = cache or [None] * len(self.layers)
         for layer, window, layer_cache in zip(
@@ -165,7 +166,8 @@ class Decoder(nn.Module):
     def embed(self, tokens: mx.array) -> mx.array:
         """Rows of the table; NaN for an id that it does not have. (...) ints -> (..., dim)."""
         known = (tokens >= 0) & (tokens < self._config.vocab_size)
-        x = self.embed_tokens(mx.where(known, tokens, 0))
+        # MLX dequantizes some modes to bfloat16, whatever the other weights are.
+        x = self.embed_tokens(mx.where(known, tokens, 0)).astype(self.norm.weight.dtype)
         return mx.where(known[..., None], x, mx.array(float("nan"), x.dtype))
 
 

@@ -13,6 +13,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from mlx_mistral.backend.dispatch import RowIds
 from mlx_mistral.model.feed_forward import swiglu
 
 Key = tuple[int, int]
@@ -98,7 +99,9 @@ class Slot:
         self._fences.clear()
         return True
 
-    def __call__(self, x: mx.array, expert_ids: mx.array, is_sorted: bool) -> mx.array:
+    def __call__(
+        self, x: mx.array, expert_ids: mx.array, is_sorted: bool, rows: RowIds | None = None
+    ) -> mx.array:
         """The expert as a stack of one. Shapes: (n, rows, dim), zeros (n,) -> (n, rows, dim)."""
         module = self._modules
         gate = module["gate_proj"](x, expert_ids, is_sorted)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from mlx_mistral.convert import convert_checkpoint, result
-from mlx_mistral.convert.companions import companions
+from mlx_mistral.convert.companions import check_names, companions
 from mlx_mistral.errors import ConversionError
+from mlx_mistral.files.disk import ignores_case
 from tests.checkpoint.models import hf_weights, write_hf
 from tests.convert.folders import contents
 
@@ -65,13 +66,20 @@ def test_any_other_file_makes_a_folder_a_used_one(source: Path, tmp_path: Path) 
     assert (tmp_path / "out" / ".DS_Store").exists()
 
 
-def test_companions_whose_names_a_mac_confuses_are_an_error(source: Path) -> None:
+def test_files_whose_names_the_disk_of_dest_confuses_are_an_error(
+    source: Path, tmp_path: Path
+) -> None:
     (source / "LICENSE").write_text("first")
     (source / "LICENSE.txt").write_text("another")
-    assert {path.name for path in companions(source)} >= {"LICENSE", "LICENSE.txt"}
     (source / "LICENSE.TXT").write_text("second")
+    files, dest = companions(source), tmp_path / "out"
+    assert {path.name for path in files} >= {"LICENSE", "LICENSE.txt", "LICENSE.TXT"}
+    dest.mkdir()
+    check_names(files, dest)  # this disk tells the two names apart
+    (tmp_path / "OUT").symlink_to(dest)
+    assert ignores_case(dest)
     with pytest.raises(ConversionError, match="differ only in upper and lower case"):
-        companions(source)
+        check_names(files, dest)
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK])

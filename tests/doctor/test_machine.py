@@ -1,4 +1,4 @@
-"""Sources of the machine's facts: understood, silent, or of a format that nobody has seen."""
+"""Sources of the machine's facts: understood, silent, or of an unknown format."""
 
 from __future__ import annotations
 

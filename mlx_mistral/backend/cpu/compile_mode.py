@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,26 +22,30 @@ NO_FUSE, ENABLED = 2, 3
 
 
 class UnfusedFunction:
-    """A compiled function whose first call, which traces it, fuses nothing.
+    """A compiled function that is traced without fusing: in the first call of each thread.
+
+    Its arrays have the same shapes in all calls. MLX keeps traces by thread (compile.cpp).
 
     Example:
         step = UnfusedFunction(mx.compile(function))
     """
 
     def __init__(self, compiled: Callable[..., Any]) -> None:
-        self._compiled, self._is_traced = compiled, False
+        self._compiled = compiled
+        self._threads: set[int] = set()
 
     def __call__(self, *arrays: mx.array) -> Any:
-        if self._is_traced:
+        thread = threading.get_ident()
+        if thread in self._threads:
             return self._compiled(*arrays)
         with unfused():
             out = self._compiled(*arrays)
-        self._is_traced = True
+        self._threads.add(thread)
         return out
 
 
 def can_set_mode() -> bool:
-    """Return whether MLX can be told to trace without fusing."""
+    """Return whether this build of MLX has the mode that traces without fusing."""
     return _set_mode() is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_mistral.backend.chunked_attention import chunked_attention
-from mlx_mistral.backend.dispatch import Dispatch
+from mlx_mistral.backend.dispatch import Dispatch, SortedDispatch
 from mlx_mistral.backend.ops import Backend, RotaryTable, Rotation
 from mlx_mistral.backend.pipelining import PipelineLimits
 from mlx_mistral.backend.scratch import CPU_QUERY_CHUNK
@@ -33,7 +33,10 @@ class CPUBackend(Backend):
 
     @property
     def pipelining(self) -> PipelineLimits | None:
-        """None: MLX bounds what is in flight on the CPU to less than one layer."""
+        """None: on the CPU device MLX lets 10 tasks of 10 operations wait at most.
+
+        Source: mlx 0.32.2, transforms.cpp, MAX_ACTIVE_TASKS; cpu/encoder.h, DISPATCHES_PER_TASK.
+        """
         return None
 
     def attention(
@@ -91,14 +94,21 @@ class CPUBackend(Backend):
                 return TiledDispatch(num_experts, rows)
             if n_routed >= DENSE_FROM * num_experts and blas.is_preloaded():
                 return DenseDispatch(num_experts)
-        return super().dispatch(n_routed, num_experts, is_quantized=is_quantized)
+        plain = super().dispatch(n_routed, num_experts, is_quantized=is_quantized)
+        return SortedDispatch(min_rows=1) if plain.is_sorted else plain
 
     def expert_matmul(
-        self, x: mx.array, weight: mx.array, expert_ids: mx.array, *, is_sorted: bool
+        self,
+        x: mx.array,
+        weight: mx.array,
+        expert_ids: mx.array,
+        *,
+        is_sorted: bool,
+        row_ids: mx.array | None = None,
     ) -> mx.array:
         """MLX's CPU device gathers float32 alone: other types are converted for each product."""
         x32, weight32 = x.astype(mx.float32), weight.astype(mx.float32)
-        out = super().expert_matmul(x32, weight32, expert_ids, is_sorted=is_sorted)
+        out = super().expert_matmul(x32, weight32, expert_ids, is_sorted=is_sorted, row_ids=row_ids)
         return out.astype(weight.dtype)
 
     def can_compile(self) -> bool:
