@@ -45,7 +45,7 @@ class ScratchSizes:
     """
 
     widens_experts: bool = False
-    """Whether unquantized experts of 16 bits are converted to float32 for each use."""
+    """Unquantized experts of 16 bits are converted to float32 for each use."""
 
     def for_experts(self, *, is_quantized: bool) -> ScratchSizes:
         """Return the sizes for a model whose experts are quantized or not."""
@@ -190,10 +190,10 @@ class MetalScratchSizes(ScratchSizes):
 
 
 MIN_LAYERS_IN_FLIGHT = 4
-"""Of layers so large that each operation is a command buffer: 12 of them, where a layer has at
+"""Layers so large that each operation is a command buffer: 12 of them, where a layer has at
 least 3 whose operands are its largest arrays."""
 MAX_LAYERS_IN_FLIGHT = 50
-"""Of layers so small that only the number of operations counts: 12 command buffers of 50, where a
+"""Layers so small that only the number of operations counts: 12 command buffers of 50, where a
 layer has more than 12."""
 
 CPU = CPUScratchSizes(widens_experts=True)

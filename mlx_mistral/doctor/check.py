@@ -69,7 +69,7 @@ class Probe:
     advice: str = REPORT
     """The next step of the user if the check fails."""
     is_quick: bool = False
-    """Whether the quick run includes it."""
+    """The quick run includes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ class NextToken:
 
     @cached_property
     def _is_large(self) -> bool:
-        """Whether the weights alone make a step long enough."""
+        """The weights alone make a step long enough to overlap."""
         limits = active_backend().pipelining
         operations = [size for layer in self._layer_operations for size in layer]
         return limits is None or limits.commits(operations) >= limits.min_commits

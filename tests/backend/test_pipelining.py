@@ -47,7 +47,9 @@ class Encoder:
         self._commit(is_counted=False)
 
     def holds(self, operand: str) -> bool:
-        return operand in self._current or any(operand in held for _, held in self._outstanding)
+        return operand in self._current or any(
+            operand in operands for _, operands in self._outstanding
+        )
 
     def _commit(self, *, is_counted: bool) -> None:
         self._outstanding.append((is_counted, set(self._current)))
