@@ -101,7 +101,9 @@ def test_decoding_writes_large_caches_in_place(
     model = model_of(n_layers, window)
     caches = full_caches(model, kv_bits)
     assert sum(cache.nbytes for cache in caches) > METAL.max_copied_bytes
-    limit = max(buffer.nbytes for buffer in caches[0].state) * 3 // 4
+    # Scores over a quantized cache are as large as its keys, and two steps may have them.
+    buffer_bytes = max(buffer.nbytes for buffer in caches[0].state)
+    limit = (caches[0].nbytes if kv_bits else buffer_bytes) * 3 // 4
     assert peak_over(decode(model, caches), 3) < limit
 
 
