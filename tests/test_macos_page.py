@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import mlx_mistral
+
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "macos.md").read_text(encoding="utf-8")
 
@@ -21,7 +23,7 @@ def test_every_test_on_the_page_exists() -> None:
 def test_every_file_on_the_page_exists() -> None:
     for file in re.findall(r"`((?:[a-z_]+/)+test_\w+\.py)`", PAGE):
         assert (TESTS / file).is_file(), file
-    package = TESTS.parent / "mlx_mistral"
+    package = Path(mlx_mistral.__file__).parent
     for file in re.findall(r"[(`]((?:[a-z_]+/)+\w+\.py)`", PAGE):
         places = (package / file, TESTS.parent / file, TESTS / file)
         assert any(place.is_file() for place in places), file
