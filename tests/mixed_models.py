@@ -26,7 +26,7 @@ WIDE: dict[str, Any] = {
 """Sizes that groups of 32 and 64 divide, and no two of them interchangeable by accident."""
 DENSE = [family for family in FAMILIES if not family.startswith("mixtral")]
 TOLERANCE = 2e-5
-"""Of float32 logits of order 1, unquantized."""
+"""Error of float32 logits of order 1, unquantized."""
 QUANTIZED_TOLERANCE = 5e-5
 """The same where products are summed from codes, scales and biases in float32."""
 

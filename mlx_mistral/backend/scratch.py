@@ -29,7 +29,7 @@ CPU_QUERY_CHUNKS_IN_FLIGHT = 10
 QUERY_CHUNK = 512
 """The same elsewhere, under a window: few launches, and few keys that a chunk does not see."""
 BAND_MASK_BYTES = 3
-"""Of a query and a key under a window: keys before it, keys inside the window, and both."""
+"""Bytes per query and key under a window: keys before it, keys inside the window, and both."""
 FLOAT32_BYTES = 4
 DECODE_SCORES = 3
 """Copies of a decoding step's scores: the product, masked, and normalized."""
@@ -39,7 +39,7 @@ STEPS_IN_FLIGHT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScratchSizes:
-    """Bytes that plain MLX operations allocate besides inputs and outputs, without fused kernels.
+    """Bytes that plain MLX operations allocate for intermediate results, without fused kernels.
 
     MLX's CPU device, on which it is measured, and CUDA.
     """

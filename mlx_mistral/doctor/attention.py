@@ -36,7 +36,7 @@ N_QUERIES = 12
 """Queries that are compared, of those of a chunk."""
 SCORE = 10
 """Scores are up to 10 and more: the softmax turns an error of a score into an error of shares that
-is so many times larger. Their sum adds small shares to a large one, which can round all of them in
+is 10 times larger. Their sum adds small shares to a large one, which can round all of them in
 one direction: S * 2^-23 comes on top."""
 ROUNDINGS = 4
 """A kernel may round scaled queries, scores, shares and its output to the dtype."""

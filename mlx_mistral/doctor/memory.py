@@ -23,7 +23,7 @@ from .setup import Setup
 
 PROMPT_TOKENS, REPLY_TOKENS = 700, 24
 CACHE_TOKENS = 8200
-"""Of a layer: 32 MB in bfloat16, 64 MB in float32. Far from the next growth of the buffer."""
+"""Cache of a layer: 32 MB in bfloat16, 64 MB in float32. Far from the next growth of the buffer."""
 WARM_UP, STEPS = 3, 9
 COPY_SHARE = 4
 """A decode step may allocate a quarter of a layer's cache; a copy would take all of it."""

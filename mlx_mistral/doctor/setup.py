@@ -28,9 +28,9 @@ class Setup:
     free_bytes: int | None = None
     """Memory that is free now; None: unknown."""
     is_fast: bool = True
-    """Whether long prompts are checked in every quantized mode; MLX's CPU device is slow."""
+    """Long prompts are checked in every quantized mode; MLX's CPU device is slow."""
     is_named: bool = False
-    """Whether names of checks include the backend's."""
+    """Names of checks include the backend's."""
     head_dim: int = 128
     n_heads: int = 32
     n_kv_heads: int = 8
@@ -60,7 +60,7 @@ class Setup:
         return f"{text}, {self.backend.name} backend" if self.is_named else text
 
     def n_experts(self, expert_bytes: int) -> int:
-        """Return how many experts of so many bytes fit in a quarter of the free memory, 2 to 8."""
+        """Return how many experts of a given size fit in a quarter of the free memory, 2 to 8."""
         limit = MAX_STACK_BYTES if self.is_fast else SLOW_STACK_BYTES
         if self.free_bytes is not None:
             limit = min(limit, self.free_bytes // 4)

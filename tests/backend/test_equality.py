@@ -36,7 +36,7 @@ CASES = {
     "mxfp4": lambda family: ModelCase(family=family, base=MXFP4, embedding=MXFP4, head=MXFP4),
 }
 KV_TOLERANCE = {8: 5e-3, 4: 8e-2}
-"""Of logits over quantized caches: rounding may move a key to the next code, which is a step."""
+"""Logits over quantized caches: rounding may move a key to the next code, which is a step."""
 
 
 BACKENDS = {

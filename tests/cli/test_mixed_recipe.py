@@ -16,8 +16,8 @@ RECIPE = ("--recipe", "mixed_3_6", "--group-size", "32")
 """v_proj of the last layer in 6 bits, its q_proj and k_proj in 3: they have no common form."""
 MAX_TOKENS = 4
 TOLERANCE = 5e-3
-"""Of logits up to 18. Scores of the random model reach 90 before softmax, which magnifies rounding
-of 4e-6 a hundredfold."""
+"""Logits are up to 18. Scores of the random model reach 90 before softmax, which magnifies
+rounding of 4e-6 a hundredfold."""
 
 
 @pytest.fixture(autouse=True)

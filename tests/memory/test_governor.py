@@ -37,11 +37,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """The windows wrap in the prompt, and in the reply."""
 CACHES: dict[str, Any] = {"n_layers": 8, "n_kv_heads": 8}
-"""So many keys and values that they soon need more than the prefill of a short prompt."""
+"""Enough keys and values to need more than the prefill of a short prompt."""
 
 
 def set_budget(model: Model, spare_bytes: int) -> None:
-    """So much beside what is taken, of which nothing is garbage."""
+    """Give a budget of some bytes more than MLX holds after garbage collection."""
     gc.collect()
     mx.synchronize()
     mx.clear_cache()
@@ -124,8 +124,8 @@ def test_every_step_is_taken_and_the_text_goes_on_from_what_is_left() -> None:
     assert run.over <= 0
     assert run.steps == list(ORDER)
     assert run.reason == "length"
-    assert {one.kv_bits for one in run.cache} == {4}
-    assert {one.offset for one in run.cache} == {end} == {prompt + len(run.ids) - 1}
+    assert {cache.kv_bits for cache in run.cache} == {4}
+    assert {cache.offset for cache in run.cache} == {end} == {prompt + len(run.ids) - 1}
     model.budget_bytes = None
     more = stream_generate(model, None, [run.ids[-1]], max_tokens=3, prompt_cache=run.cache)
     assert len(list(more)) == 3

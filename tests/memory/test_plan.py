@@ -317,8 +317,8 @@ def test_a_window_bounds_cache_and_workspace(scratch: ScratchSizes) -> None:
 
 def test_more_places_to_go_back_to_hold_more_rings() -> None:
     config = scaled_config(sliding_window=64)
-    one, two = (workspace_bytes(config, 1000, 2, scratch=UNFUSED, kept_places=n) for n in (1, 2))
-    assert two - one == cache_bytes(config, 1000, 2)
+    less, more = (workspace_bytes(config, 1000, 2, scratch=UNFUSED, kept_places=n) for n in (1, 2))
+    assert more - less == cache_bytes(config, 1000, 2)
 
 
 @pytest.mark.parametrize("context", [0, -1, 4097])

@@ -29,7 +29,7 @@ from mlx_mistral.model import Model
 CHUNKS = [1, 2, 3, 4, 5, 7, 16, 20]
 """Tokens of a chunk: below and above the windows, and enough to sort tokens by expert."""
 BF16_MEAN_ERROR, BF16_QUANTIZED_MEAN_ERROR = 0.1, 0.25
-"""Of bfloat16 logits of order 1 after four layers, about three times what rounding makes of them.
+"""Errors of bfloat16 logits of order 1 after four layers, about three times the rounding.
 A wrong position or mask moves them by about 1."""
 
 

@@ -69,8 +69,8 @@ def test_attention_in_blocks_equals_the_masked_product(
         columns = mx.arange(n_past + n_new)
         mask = visible(columns[n_past:], columns, window)
         expected = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.3, mask=mask)
-        found = chunked_attention(q, k, v, scale=0.3, window=window, query_chunk=rows)
-        assert mx.abs(found - expected).max().item() < 1e-5
+        chunked = chunked_attention(q, k, v, scale=0.3, window=window, query_chunk=rows)
+        assert mx.abs(chunked - expected).max().item() < 1e-5
 
 
 @pytest.mark.parametrize("window", [None, 40])
